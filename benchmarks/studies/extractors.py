@@ -86,19 +86,23 @@ def configurations(weights: Weights) -> list[Configuration]:
     image = _image("rgb", LARGE, weights.large, GRID)
     table: list[Configuration] = []
 
-    def add(name: str, modality: Sensors, extractor: str, options: tuple[str, ...]) -> None:
+    def add(
+        name: str, modality: Sensors, extractor: str, options: tuple[str, ...], of_other: tuple[str, ...] = ()
+    ) -> None:
+        """Add a detector, and one with hallucination, which also takes the options of the other modality."""
         single = Configuration(f"{name}-none", modality, extractor, "none", options, random=modality != "rgb")
         table.append(single)
         if modality != "both":
-            table.append(replace(single, name=f"{name}-f2f", hallucination="f2f", random=True))
+            paired = (*options, *of_other)
+            table.append(replace(single, name=f"{name}-f2f", hallucination="f2f", options=paired, random=True))
 
     for backbone, file in networks.items():
         seen = ("--view", "part", "--size", str(SIZE), *_image("rgb", backbone, file, GRID))
-        add(f"rgb-{backbone}", "rgb", "resnet10t, student" if backbone == STUDENT else backbone, (*seen, *normals))
-    points = ("--view", "sensor", "--size", str(POINT_SIZE), *_image("rgb", LARGE, weights.large, POINT_GRID))
+        add(f"rgb-{backbone}", "rgb", "resnet10t, student" if backbone == STUDENT else backbone, seen, normals)
+    points, paired = ("--view", "sensor", "--size", str(POINT_SIZE)), _image("rgb", LARGE, weights.large, POINT_GRID)
     for words, which in (("random", "seeded"), ("pretrained", str(weights.points))):
         point_mae = ("--xyz", "point_mae", "--xyz-grid", str(POINT_GRID), "--xyz-weights", which)
-        add(f"xyz-point_mae-{words}", "xyz", f"Point-MAE, {words}", (*points, *point_mae))
+        add(f"xyz-point_mae-{words}", "xyz", f"Point-MAE, {words}", (*points, *point_mae), paired)
     add("xyz-normals", "xyz", f"normals → {LARGE}", ("--view", "top", "--size", str(SIZE), *image, *normals))
     depth = ("--xyz", "depth", *_image("surface", LARGE, weights.large, GRID))
     add("xyz-depth", "xyz", f"depth → {LARGE}", ("--view", "sensor", "--size", str(SIZE), *image, *depth))

@@ -71,9 +71,11 @@ class Detector:
         common = ("--modality", self.modality, "--size", str(SIZE), "--seed", str(self.seed), *named)
         if self.variant != "bank":
             return ("--family", "trd", "--variant", self.variant, *common)
+        images = ("--family", "bank", "--rgb-stages", "1,2", *common)
+        if self.modality == "rgb":
+            return images
         surface = (*backbone, ("stages", "1,2"))
-        clouds = tuple(text for key, value in surface for text in (f"--surface-{key}", value))
-        return ("--family", "bank", "--rgb-stages", "1,2", "--xyz", "normals", *clouds, *common)
+        return (*images, "--xyz", "normals", *(text for key, value in surface for text in (f"--surface-{key}", value)))
 
 
 def detectors(teachers: Mapping[str, str], seeds: Sequence[int]) -> list[Detector]:

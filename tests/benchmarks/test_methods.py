@@ -98,7 +98,11 @@ def test_a_comparison_is_measured_once_and_resumes(
     monkeypatch.setattr(measure, "fit", refused)
     assert compare(data, out, *chosen).out == ended.out
     assert len(list((out / "bundles").iterdir())) == len(names)
-    again = compare(data, out, *chosen, "--set", "seed=1")
+    other_seed = compare(data, out, *chosen, "--set", "seed=1")
+    assert other_seed.code == 7
+    assert len(list((out / "bundles").iterdir())) == len(names), "every seed has its own bundles"
+    further = ("--set", "cfm.epochs=2") if "cfm" in families else ()
+    again = compare(data, out, *chosen, "--set", "coreset=0.2", *further)
     assert again.code == 7
     assert f"{names[-1]}, gear: failed. training: found a second one" in (out / "methods.md").read_text()
     assert not list((out / "bundles").iterdir()) and not list((out / "runs").iterdir()), "outdated ones are removed"
@@ -122,9 +126,9 @@ def test_a_method_without_a_bundle_keeps_the_figures_of_the_detector(
 
 
 def test_tables_show_means_defects_failures_and_published_figures(methods: list[Method]) -> None:
-    results: dict[str, Any] = {method.name: {name: result() for name in CLASSES} for method in methods}
-    results["patchcore-xyz"]["foam"] = {"failed": "no | disk"}
-    results["patchcore-both"]["foam"] = {"lacks": ["xyz"]}
+    results: dict[str, Any] = {method.name: {name: {0: result()} for name in CLASSES} for method in methods}
+    results["patchcore-xyz"]["foam"] = {0: {"failed": "no | disk"}}
+    results["patchcore-both"]["foam"] = {0: {"lacks": ["xyz"]}}
     record = json.loads(json.dumps(comparison(methods, results, {"epochs": "1"})))
     tables = {table.title: table.rows for table in tables_of(record)}
     mean = tables["Mean over 10 categories"]
@@ -143,7 +147,7 @@ def test_tables_show_means_defects_failures_and_published_figures(methods: list[
 
 
 def test_data_are_escaped_in_the_page(methods: list[Method]) -> None:
-    results = {method.name: {"<script>": {"failed": "<b>"}} for method in methods}
+    results = {method.name: {"<script>": {0: {"failed": "<b>"}}} for method in methods}
     page = render(comparison(methods, results, {}))
     assert "<script>" not in page and "&lt;script&gt;" in page and "<b>" not in page
 
@@ -162,6 +166,9 @@ def test_published_means_are_those_of_the_classes() -> None:
     [
         (("--family", "crystal-ball"), "'crystal-ball' is not one of bank, trd"),
         (("--set", "epochs"), "is not NAME=VALUE"),
+        (("--set", "seed=1", "--seed", 2), "--seed and --set seed=N exclude each other"),
+        (("--set", "cfm.seed=1", "--seed", 2), "--seed and --set seed=N exclude each other"),
+        (("--seed", -1), "Invalid value for '--seed'"),
         (("--set", "epoch=1"), "No such option"),
         (("--set", "crystal.epochs=1"), "'crystal' is not one of bank"),
         *((("--set", f"{name}=x"), "is no setting of a comparison") for name in ("modality", "bank.family", "mask")),

@@ -15,12 +15,16 @@ import pytest
 
 from cmdiad_export import cli as export
 from cmdiad_runtime.cli import run as run_cli
+from cmdiad_runtime.preprocess.prepare import prepare
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.cli import train
+from cmdiad_train.datasets import open_category
 from cmdiad_train.detectors import network_training
 from cmdiad_train.detectors.shape_guided.options import OPTIONS
-from cmdiad_train.detectors.shape_guided.preprocessing import make_preprocessing
+from cmdiad_train.detectors.shape_guided.preprocessing import make_preprocessing, preferred_view
 from cmdiad_train.detectors.shape_guided.recipe_options import recipe_from
 from cmdiad_train.fit.fit import fit
+from cmdiad_train.fit.views import learn_view
 from cmdiad_train.recipe import PUBLISHED_SHAPE_GUIDED, PUBLISHED_SHAPE_GUIDED_RGB, Recipe, ShapeGuidedRecipe
 from cmdiad_train.runs.run import load_run
 from helpers import assert_refused, command, tiny_shape_guided_recipe, write_cloud
@@ -110,7 +114,8 @@ def test_an_interrupted_training_ends_with_the_same_files(
     ("options", "words"),
     [
         (("--modality", "rgb"), ("modality", "both, because the cloud of the inspected part")),
-        (("--view", "top"), ("view", "sensor")),
+        (("--modality", "both", "--view", "each"), ("view", "sensor or top")),
+        (("--modality", "both", "--view", "part"), ("view", "sensor or top")),
     ],
 )
 def test_impossible_options_end_in_one_line(
@@ -125,8 +130,39 @@ def test_the_published_settings_are_one_option() -> None:
     values = {str(option.name): None for option in OPTIONS}
     default, faithful = (recipe_from({**values, "modality": "xyz", "mode": mode}, list) for mode in MODES)
     assert (default.detector, default.size, default.verdict) == (ShapeGuidedRecipe(), 112, "map")
+    assert (preferred_view(default), faithful.view) == (("top", ""), "sensor")
     assert (faithful.detector, faithful.size, faithful.verdict) == (PUBLISHED_SHAPE_GUIDED, 224, "image")
     settings = make_preprocessing(faithful, "rgb", "xyz")
     both = recipe_from({**values, "modality": "both", "mode": "faithful"}, list)
     assert both.detector == replace(PUBLISHED_SHAPE_GUIDED, rgb=PUBLISHED_SHAPE_GUIDED_RGB)
     assert (settings.xyz_feed, settings.groups, settings.group_size, settings.coverage) == ("patches", 512, 500, 10)
+
+
+def test_image_and_patches_show_the_part_from_above(data: Path) -> None:
+    recipe = tiny_shape_guided_recipe("both", patches=160, patch_points=64)
+    samples = open_category(data, "gear").usable("train", ("rgb", "xyz")).samples[:2]
+    assert preferred_view(replace(recipe, view="auto")) == ("top", "")
+    settings = learn_view("top", samples, make_preprocessing(recipe, "rgb", "both"), SILENT)
+    prepared = prepare(samples[0].read("rgb"), settings)
+    assert set(prepared.inputs) == {"patches", "cover", "rgb"}
+    shown, drawn = prepared.inputs["cover"][0].any(axis=2), prepared.inputs["rgb"][0].any(axis=2)
+    assert np.array_equal(shown, drawn), "one view of both"
+    assert 0.2 < shown.mean() < 0.9
+    anomaly_map = np.zeros(shown.shape, dtype=np.float32)
+    anomaly_map[np.argwhere(shown)[len(np.argwhere(shown)) // 2][0]] = 1
+    assert prepared.to_sensor(anomaly_map).max() > 0.5, "the map is moved over the picture of the sensor"
+
+
+@pytest.mark.long
+def test_parts_are_turned_upright_by_default(data: Path, tmp_path: Path) -> None:
+    run, recipe = tmp_path / "run", tiny_shape_guided_recipe("both", patches=160, patch_points=64)
+    fit(data, None, replace(recipe, view="auto"), run)
+    loaded = load_run(run)
+    assert loaded.preprocessing.view == loaded.recipe.view == "top"
+    bundle = tmp_path / "top.cmdiad"
+    ended = command(export.cli, run, "--out", bundle)
+    assert ended.code == 0, ended.err
+    ended = command(run_cli.cli, bundle, data / "gear/test", "--output", tmp_path / "out")
+    assert ended.code in (0, 1, 2), ended.err
+    results = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert len(results) == 5 and all(result["score"] > 0 for result in results)

@@ -13,7 +13,7 @@ from cmdiad_runtime.preprocess.prepare import prepare
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.cli.train import cli
 from cmdiad_train.datasets import open_category
-from cmdiad_train.detectors.bank.recipe_options import recipe_from
+from cmdiad_train.detectors.bank.recipe_options import idle_options, recipe_from
 from cmdiad_train.recipe import RgbExtractor, XyzExtractor, bank_part
 from cmdiad_train.runs.run import load_run
 from helpers import SIZE, RecordingReporter, command, read_image
@@ -35,10 +35,11 @@ from studies.extractors import SIZE as SIZE_OF_PARTS
 
 TINY = (
     *("--rgb-backbone", "resnet10t", "--rgb-stages", "0,1", "--rgb-grid", "14", "--view", "sensor"),
-    *("--size", str(SIZE), "--xyz", "depth", "--epochs", "1"),
+    *("--size", str(SIZE)),
 )
+TINY_PAIR = (*TINY, "--xyz", "depth", "--epochs", "1")
 RGB = Configuration("rgb-tiny-none", "rgb", "tiny", "none", TINY, random=False)
-F2F = Configuration("xyz-tiny-f2f", "xyz", "tiny depth", "f2f", TINY)
+F2F = Configuration("xyz-tiny-f2f", "xyz", "tiny depth", "f2f", TINY_PAIR)
 WEIGHTS = Weights(Path("large"), Path("small"), Path("student"), Path("points"))
 
 
@@ -113,21 +114,30 @@ def test_options_name_what_matters(each: Configuration) -> None:
     what = ("--modality", each.modality, "--hallucination", each.hallucination)
     options = cli.make_context("cmdiad-train", ["data", *what, *BANK, *each.options]).params
     recipe = recipe_from(options, lambda: ())
-    part = bank_part(recipe)
+    part, paired = bank_part(recipe), each.hallucination != "none"
     assert (part.coreset, part.components, part.image_score) == (1, 256, "max")
-    assert part.rgb.stages == (1, 2)
+    assert (
+        idle_options(recipe).keys().isdisjoint(option.name for option in cli.params if option.opts[0] in each.options)
+    )
     seen = {"xyz-point_mae": (224, 28, "sensor"), "xyz-depth": (320, 40, "sensor")}
     views = {"rgb": "part", "xyz": "top", "both": "each"}
     kind = each.name.rsplit("-", 1)[0].removesuffix("-random").removesuffix("-pretrained")
-    assert (recipe.size, part.rgb.grid, recipe.view) == seen.get(kind, (320, 40, views[each.modality]))
-    if isinstance(part.xyz, XyzExtractor):
+    size, grid, view = seen.get(kind, (320, 40, views[each.modality]))
+    assert (recipe.size, recipe.view) == (size, view)
+    reads_image, reads_cloud = each.modality != "xyz" or paired, each.modality != "rgb" or paired
+    if not reads_cloud:
+        assert "--xyz" not in each.options
+    elif isinstance(part.xyz, XyzExtractor):
         assert (part.xyz.grid, part.xyz.weights) == (28, "seeded" if "random" in each.name else "points")
     else:
         assert part.xyz.image == ("depth" if kind == "xyz-depth" else "normals")
         assert part.xyz.backbone == RgbExtractor(LARGE, (1, 2), 40, "large")
+    if not reads_image:
+        return
     backbone = each.name.split("-")[1] if each.modality == "rgb" else LARGE
     weights = {LARGE: "large", SMALL: "small", STUDENT: "student"}
     assert (part.rgb.backbone, part.rgb.weights) == (backbone, weights[backbone])
+    assert (part.rgb.stages, part.rgb.grid) == ((1, 2), grid)
 
 
 def test_student_learns_from_what_inspection_feeds(data: Path, trained: Any, tmp_path: Path) -> None:

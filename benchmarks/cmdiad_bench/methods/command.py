@@ -13,6 +13,7 @@ from cmdiad_runtime.names import SENSORS, Sensors
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.detectors.registry import family_names
+from cmdiad_train.recipe import MOST_SEED
 from cmdiad_train.training.machine import DEVICES
 
 EXAMPLES = (
@@ -20,6 +21,8 @@ EXAMPLES = (
     "# two families with the camera, and shorter trainings; repeat the command to continue",
     "cmdiad-bench methods mvtec3d --category all --family patchcore --family trd --modality rgb --set epochs=20 "
     "--out methods",
+    "# three trainings of each method: means with range, so that luck is seen",
+    "cmdiad-bench methods parts --seed 0 --seed 1 --seed 2 --out methods",
     "# a setting of one family alone",
     "cmdiad-bench methods parts --set extractor=standard --set patchcore.coreset=0.01 --out methods",
 )
@@ -45,6 +48,14 @@ EXAMPLES = (
         metavar="[FAMILY.]NAME=VALUE",
         help="Option of cmdiad-train for each family that has the option, or for one FAMILY; repeatable.",
     ),
+    click.option(
+        "--seed",
+        "seeds",
+        multiple=True,
+        type=click.IntRange(0, MOST_SEED),
+        help="Seed of a training; repeatable. Each method is trained once for each seed, and the tables have means "
+        "with range.  [default: one training, with the seed 0 or that of --set]",
+    ),
     click.option("--device", type=click.Choice(DEVICES), default="auto", help="Device of the trainings."),
     click.option(
         "--runs", type=click.IntRange(min=1), default=50, help="Samples that are inspected to measure the latency."
@@ -65,6 +76,7 @@ def methods(  # noqa: PLR0913 - one parameter for each option
     families: tuple[str, ...],
     modalities: tuple[Sensors, ...],
     settings: tuple[str, ...],
+    seeds: tuple[int, ...],
     device: str,
     runs: int,
     out: Path,
@@ -73,7 +85,7 @@ def methods(  # noqa: PLR0913 - one parameter for each option
 
     The tables have accuracy with intervals, verdicts at the threshold, latency, memory, size and training time on this
     machine, and the sensors that inspection needs. Repeat the command to resume: methods that are finished with the
-    same recipe and data are not measured again. A method that fails is named, and the exit code is 7.
+    same recipe, seed and data are not measured again. A method that fails is named, and the exit code is 7.
     """
     from cmdiad_bench.methods.measure import MeasureOptions, measure_methods
     from cmdiad_bench.methods.method import Choice, methods_of
@@ -88,7 +100,7 @@ def methods(  # noqa: PLR0913 - one parameter for each option
             raise click.UsageError(f"--family {family!r} is not one of {', '.join(family_names())}.")
     names = list_categories(data) if category == ALL else [category]
     categories = [open_category(data, name) for name in names]
-    choice = Choice(families, modalities, parse_settings(settings))
+    choice = Choice(families, modalities, parse_settings(settings), seeds)
     chosen = methods_of(data, choice)
     make_folder(out, expected="a writable folder for the tables", action="choose another --out")
     reporter = TerminalReporter()

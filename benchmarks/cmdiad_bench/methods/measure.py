@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cmdiad_bench.accuracy import measure_accuracy
+from cmdiad_bench.accuracy import Inspected, figures, inspect_test_split
 from cmdiad_bench.kept_results import DIGITS, remove_outdated, stored_result, training_digest
 from cmdiad_bench.latency import LatencyOptions, measure_latency
 from cmdiad_bench.memory import measure_memory
@@ -21,6 +21,7 @@ from cmdiad_runtime.errors import CertificateError, CmdiadError, EngineError, Ru
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.names import Modality
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category
@@ -60,8 +61,8 @@ class MeasureOptions:
 
 def measure_methods(
     methods: Sequence[Method], categories: Sequence[Category], out: Path, options: MeasureOptions, reporter: Reporter
-) -> dict[str, dict[str, Any]]:
-    """Measure every method on every category.
+) -> dict[str, dict[str, dict[int, Any]]]:
+    """Measure every method on every category, once for each seed.
 
     A result is kept in `out/results` with a digest of recipe, weights, data and options, and is used again as long as
     the digest is the same. A failure is named in the table and tried again by the next call.
@@ -74,10 +75,16 @@ def measure_methods(
         reporter: Receiver of progress.
 
     Returns:
-        Figures, the failure (`failed`) or the missing sensor (`lacks`) by method and category.
+        Figures, the failure (`failed`) or the missing sensor (`lacks`) by method, category and seed.
     """
     return {
-        method.name: {category.name: _result(method, category, out, options, reporter) for category in categories}
+        method.name: {
+            category.name: {
+                seed: _result(replace(method, recipe=recipe), category, out, options, reporter)
+                for seed, recipe in method.recipes.items()
+            }
+            for category in categories
+        }
         for method in methods
     }
 
@@ -85,21 +92,22 @@ def measure_methods(
 def _result(
     method: Method, category: Category, out: Path, options: MeasureOptions, reporter: Reporter
 ) -> dict[str, Any]:
+    """Measure one training, with the seed of the method's recipe."""
     lacking = sorted(method.needed - set(category.modalities))
     if lacking:
         return {"lacks": lacking}
     try:
         return _Measurement(method, category, out, options, reporter).result()
     except CmdiadError as error:
-        reporter.say(f"{method.name}, {category.name}: failed. {error}")
+        reporter.say(f"{method.name}, {category.name}, seed {method.recipe.seed}: failed. {error}")
         return {"failed": str(error)}
 
 
 class _Measurement:
-    """One method on one category.
+    """One training of a method on one category.
 
     Args:
-        method: Method.
+        method: Method whose recipe has the seed of the training.
         category: Category.
         out: Folder of results, runs and bundles.
         options: Settings.
@@ -112,23 +120,27 @@ class _Measurement:
         self.method, self.category, self.options, self.reporter = method, category, options, reporter
         joint = family_of(method.recipe.family).joint_categories(method.recipe)
         self.digest = training_digest(method.recipe, category, joint)
-        self.prefix = f"{method.name}-{category.name}-"
+        without_seed = f"{method.name}-{category.name}"
+        stem = f"{without_seed}-seed{method.recipe.seed}" if method.recipe.seed else without_seed
+        self.prefix = f"{stem}-"
         name = f"{self.prefix}{self.digest[:DIGITS]}"
         self.run, self.bundle = out / "runs" / name, out / "bundles" / f"{name}.cmdiad"
-        self.file = out / "results" / f"{method.name}-{category.name}.json"
-        self.training_file = out / "results" / f"{method.name}-{category.name}.training.json"
+        self.file = out / "results" / f"{stem}.json"
+        self.earlier_file = out / "results" / f"{without_seed}.json"
+        """Place of the result in folders of earlier versions, which had one seed."""
+        self.training_file = out / "results" / f"{stem}.training.json"
 
     def result(self) -> dict[str, Any]:
         """Return the figures, measured now or by an earlier call."""
         conditions = {"digest": self.digest, "runs": self.options.runs}
-        stored = stored_result(self.file, self.digest)
+        stored = stored_result(self.file, self.digest) or stored_result(self.earlier_file, self.digest)
         if stored is not None and stored["runs"] == self.options.runs:
             return stored
         for folder in (self.run.parent, self.bundle.parent, self.file.parent):
             folder.mkdir(parents=True, exist_ok=True)
         remove_outdated(self.run, self.prefix)
         remove_outdated(self.bundle, self.prefix, self.bundle.suffix)
-        self.reporter.say(f"{self.method.name}, {self.category.name}: training")
+        self.reporter.say(f"{self.method.name}, {self.category.name}, seed {self.method.recipe.seed}: training")
         measured = {**conditions, **self._trained(), **self._exported()}
         write_json(self.file, measured)
         return measured
@@ -168,14 +180,17 @@ class _Measurement:
             try:
                 write_bundle(run, self.bundle, ExportOptions(), self.reporter)
             except (CertificateError, EngineError) as error:
-                figures = run.record.metrics or {}
-                return {"not_exportable": str(error), **{name: figures[name] for name in _FIGURES}}
+                trained = run.record.metrics or {}
+                return {"not_exportable": str(error), **{name: trained[name] for name in _FIGURES}}
         return {**self._accuracy(), **self._cost()}
 
     def _accuracy(self) -> dict[str, Any]:
         with Inspector.open(self.bundle, OpenOptions(frozen_after=0)) as inspector:
-            figures = measure_accuracy(inspector, self.category.root, self.category.name, self.reporter)
-        return {name: figures[name] for name in (*_FIGURES, "engine", "precision")}
+            inspected = inspect_test_split(inspector, self.category.root, self.category.name, self.reporter)
+            measured = figures(inspector, inspected)
+        for line in inspected.outcomes.lines():
+            self.reporter.say(line)
+        return {name: measured[name] for name in (*_FIGURES, "engine", "precision")} | {"scores": _scores(inspected)}
 
     def _cost(self) -> dict[str, Any]:
         """Return latency, memory and size."""
@@ -195,3 +210,12 @@ class _Measurement:
             ),
             "machine": latency["machine"],
         }
+
+
+def _scores(inspected: Inspected) -> list[tuple[str, str, float]]:
+    """Return name, defect and image score of each scored test sample, in the order of the split."""
+    outcomes = inspected.outcomes
+    return [
+        (printable(files.name), files.defect, float(score))
+        for files, score in zip(outcomes.files, outcomes.scores, strict=True)
+    ]

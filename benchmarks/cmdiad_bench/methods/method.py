@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import click
@@ -11,6 +11,7 @@ import click
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import SENSORS, Modality, Sensors
 from cmdiad_runtime.preprocess.prepare import needed_modalities
+from cmdiad_train.cli.idle_options import IdleOptionError
 from cmdiad_train.cli.train import cli as train_command
 from cmdiad_train.cli.train import recipes_of
 from cmdiad_train.detectors.registry import family_names, family_of, family_options
@@ -24,14 +25,21 @@ class Method:
     Attributes:
         name: `FAMILY-MODALITY`.
         family: Name of the family, as in `cmdiad-train --family`.
-        recipe: Recipe with the settings of the comparison.
+        recipe: Recipe with the settings of the comparison, and the first seed.
         needed: Modalities that training and inspection read.
+        seeds: Seeds of the trainings, one for each training on a category; empty for the seed of the recipe alone.
     """
 
     name: str
     family: str
     recipe: Recipe
     needed: frozenset[Modality]
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def recipes(self) -> dict[int, Recipe]:
+        """Return the recipe of each training on a category, by seed."""
+        return {seed: replace(self.recipe, seed=seed) for seed in self.seeds or (self.recipe.seed,)}
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,13 @@ class Choice:
         modalities: Modalities that inspection measures; empty for all that a family can inspect.
         settings: Options of `cmdiad-train` by name without dashes, for each family that has the option; a name
             `FAMILY.NAME` is for one family.
+        seeds: Seeds of the trainings; empty for one training with the seed of the settings.
     """
 
     families: tuple[str, ...] = ()
     modalities: tuple[Sensors, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
 
 
 def methods_of(data: Path, choice: Choice) -> list[Method]:
@@ -59,14 +69,19 @@ def methods_of(data: Path, choice: Choice) -> list[Method]:
 
     Raises:
         RunError: Weights are missing, settings contradict each other, or no method is left.
-        click.UsageError: A setting is no option that a comparison can set, or its value is impossible.
+        click.UsageError: A setting is no option that a comparison can set, its value is impossible, or seeds are chosen
+            and set.
     """
+    seeds = tuple(dict.fromkeys(choice.seeds))
+    if seeds and any(name.rpartition(".")[2] == "seed" for name in choice.settings):
+        raise click.UsageError("--seed and --set seed=N exclude each other. Leave out one of the two.")
     methods = []
     for family in choice.families or family_names():
         for modality in choice.modalities or SENSORS:
             recipe = _recipe(data, family, modality, choice)
             if recipe is not None:
-                methods.append(Method(f"{family}-{modality}", family, recipe, _needed(recipe)))
+                recipe = replace(recipe, seed=(seeds or (recipe.seed,))[0])
+                methods.append(Method(f"{family}-{modality}", family, recipe, _needed(recipe), seeds))
     if not methods:
         raise RunError(
             "methods",
@@ -78,14 +93,21 @@ def methods_of(data: Path, choice: Choice) -> list[Method]:
 
 
 def _recipe(data: Path, family: str, modality: Sensors, choice: Choice) -> Recipe | None:
-    """Return the recipe of a family for a modality, or None if the family cannot inspect that modality."""
-    arguments = [str(data), "--family", family, "--modality", modality, *_arguments(family, choice.settings)]
-    try:
-        return recipes_of(train_command.make_context("cmdiad-train", arguments))[family]
-    except RunError as error:
-        if error.subject != "recipe modality":
-            raise
-        return None
+    """Return the recipe of a family for a modality, or None if the family cannot inspect that modality.
+
+    A setting that changes nothing in this detector, for example of images for a detector of clouds, is left out.
+    """
+    settings = dict(choice.settings)
+    while True:
+        arguments = [str(data), "--family", family, "--modality", modality, *_arguments(family, settings)]
+        try:
+            return recipes_of(train_command.make_context("cmdiad-train", arguments))[family]
+        except IdleOptionError as error:
+            settings = {name: value for name, value in settings.items() if name.rpartition(".")[2] != error.option}
+        except RunError as error:
+            if error.subject != "recipe modality":
+                raise
+            return None
 
 
 def _arguments(family: str, settings: Mapping[str, str]) -> Sequence[str]:

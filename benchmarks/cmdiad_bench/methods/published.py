@@ -106,14 +106,14 @@ PUBLISHED: dict[str, Published] = {
     ),
     "shape-guided-xyz": Published(
         f"Chu et al., ICML 2023, {_SINGLE_TABLE}; pixel AUROC from its page of results",
-        "a smaller decoder, fewer and smaller patches, trained on one class, fewer epochs",
+        "a smaller decoder, fewer and smaller patches, the view of the part, trained on one class, fewer epochs",
         _percent("98.3 68.2 97.8 99.8 96.0 73.7 99.3 97.9 96.6 87.1 91.6"),
         _mean(0.978),
         _percent("97.4 87.1 98.1 92.4 89.8 77.3 97.8 98.3 95.5 96.9 93.1"),
     ),
     "shape-guided-both": Published(
         f"Chu et al., ICML 2023, {_SINGLE_TABLE}; pixel AUROC from its page of results",
-        "as for clouds alone; a smaller image network, images of 112 pixels that show the background",
+        "as for clouds alone; a smaller image network, images of 112 pixels in the view of the part",
         _percent("98.6 89.4 98.3 99.1 97.6 85.7 99.0 96.5 96.0 86.9 94.7"),
         _mean(0.996),
         _percent("98.1 97.3 98.2 97.1 96.2 97.8 98.1 98.3 97.4 97.5 97.6"),

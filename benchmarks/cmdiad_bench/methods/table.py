@@ -8,14 +8,19 @@ from typing import Any
 
 from cmdiad_bench.methods.method import Method
 from cmdiad_bench.methods.published import MEAN, PUBLISHED
+from cmdiad_bench.methods.seeds import mean_over_categories, over_seeds
 from cmdiad_bench.paper.published import CLASSES
 from cmdiad_runtime.cli.each import table as text_table
-from cmdiad_train.evaluation.evaluate import mean_over_classes
 
 FORMAT = "cmdiad-methods"
 SENSORS = {"rgb": "camera", "xyz": "3D", "both": "camera, 3D"}
 ABSENT = "–"
 HEADS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30", "aupro_1": "AUPRO@1"}
+_SEVERAL_SEEDS = (
+    "Figures are means over the trainings with the seeds {seeds}; parentheses hold the smallest and the largest value. "
+    "The interval of the image AUROC is that of the mean and contains the choice of the test samples, not that of the "
+    "seed. Pixel figures have no interval of the mean."
+)
 PUBLISHED_FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
 
 
@@ -33,9 +38,9 @@ class Table:
 
 
 def comparison(
-    methods: Sequence[Method], results: Mapping[str, Mapping[str, Any]], settings: Mapping[str, str]
+    methods: Sequence[Method], results: Mapping[str, Mapping[str, Mapping[int, Any]]], settings: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return everything that was measured as JSON-ready values.
+    """Return everything that was measured, of every seed, as JSON-ready values.
 
     Args:
         methods: Methods.
@@ -50,8 +55,9 @@ def comparison(
                 "method": method.name,
                 "sensors": method.recipe.modality,
                 "recipe": method.recipe.to_json(),
-                "mean": _mean(results[method.name]),
-                "categories": {category: dict(result) for category, result in results[method.name].items()},
+                "seeds": list(method.recipes),
+                "mean": mean_over_categories(results[method.name]),
+                "categories": {category: over_seeds(by_seed) for category, by_seed in results[method.name].items()},
                 "published": _published(method.name),
             }
             for method in methods
@@ -79,8 +85,10 @@ def tables_of(record: Mapping[str, Any]) -> list[Table]:
 def notes_of(record: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know, one sentence or more per line."""
     settings = ", ".join(f"{name} {value}" for name, value in record["settings"].items()) or "defaults of each family"
+    seeds = [str(seed) for seed in record["methods"][0]["seeds"]]
     notes = [
         f"Settings: {settings}. Brackets hold 95 % bootstrap intervals over the test samples.",
+        *([_SEVERAL_SEEDS.format(seeds=", ".join(seeds))] if len(seeds) > 1 else []),
         "missed and rejected: verdicts of the exported bundle at its threshold, which held-out good samples set.",
         "ms: from file to verdict on one machine, median and 99th percentile. MB: peak of the process. A dash: not "
         "measured, or not published. Training times include the features, which no other training shares.",
@@ -134,24 +142,42 @@ def _row(method: Mapping[str, Any], category: str) -> dict[str, str]:
     return {
         **start,
         **_figures(result),
-        "missed": f"{result['missed_defects']} of {defects}",
-        "rejected": f"{result['false_rejects']} of {result['good']}",
+        "missed": _count(result, "missed_defects", defects),
+        "rejected": _count(result, "false_rejects", result["good"]),
         "ms p50 / p99": ABSENT if latency is None else f"{latency['p50']:.0f} / {latency['p99']:.0f}",
         "MB": _number(result.get("peak_resident_mb")),
         "graph MB": ABSENT if result.get("graph_mb") is None else f"{result['graph_mb']:.1f}",
         "training s": _number(result["training_seconds"]),
-        "exported": "no" if "not_exportable" in result else "yes",
+        "exported": _exported(result),
     }
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return each figure with its interval."""
+    """Return each figure with its interval, and with the range of several seeds."""
     cells = {}
     for figure, head in HEADS.items():
-        ends = result["intervals"][figure]
+        ends, span = result["intervals"][figure], result.get("ranges", {}).get(figure)
         interval = "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
-        cells[head] = ABSENT if result[figure] is None else f"{result[figure]:.3f}{interval}"
+        seeds = "" if span is None else f" ({span[0]:.3f} to {span[1]:.3f})"
+        cells[head] = ABSENT if result[figure] is None else f"{result[figure]:.3f}{seeds}{interval}"
     return cells
+
+
+def _count(result: Mapping[str, Any], name: str, total: int) -> str:
+    """Return a number of samples out of a total; of several seeds the mean with the range."""
+    if "ranges" not in result:
+        return f"{result[name]} of {total}"
+    low, high = result["ranges"][name]
+    return f"{result[name]:.1f} of {total} ({low} to {high})"
+
+
+def _exported(result: Mapping[str, Any]) -> str:
+    """Return whether a certified bundle was written; of several seeds how many were."""
+    if "not_exportable" not in result:
+        return "yes"
+    seeds = result.get("seeds", {})
+    written = sum("not_exportable" not in one for one in seeds.values())
+    return f"{written} of {len(seeds)}" if written else "no"
 
 
 def _mean_row(method: Mapping[str, Any]) -> dict[str, str]:
@@ -190,13 +216,6 @@ def _published(name: str) -> dict[str, Any] | None:
         return None
     figures = {figure: getattr(one, figure) for figure in PUBLISHED_FIGURES}
     return {"source": one.source, "differs": one.differs, **figures}
-
-
-def _mean(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the means over the categories, or None if a category has no figures."""
-    if any("failed" in result or "lacks" in result for result in results.values()):
-        return None
-    return mean_over_classes(list(results.values()))
 
 
 def _share(value: float | None) -> str:

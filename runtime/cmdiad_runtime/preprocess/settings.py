@@ -135,8 +135,10 @@ class Preprocessing:
 
     def _check_combinations(self) -> None:
         aligned = self.top is not None or self.part is not None
-        normals = self.modality == "rgb" or self.xyz_feed == "normals"
-        require(not aligned or normals, self, "xyz_feed", "normals in the top view and in the part view")
+        from_top = self.xyz_feed == "normals" or (self.xyz_feed == "patches" and self.part is None)
+        can_follow = self.modality == "rgb" or from_top
+        expected = "normals in the top view and in the part view, or patches in the top view"
+        require(not aligned or can_follow, self, "xyz_feed", expected)
         cells = self.xyz_feed != "centred-depth" or self.size % DEPTH_SHARE == 0
         require(cells, self, "size", f"a multiple of {DEPTH_SHARE} if xyz_feed is centred-depth")
         require(not self.xyz_image or self.xyz_feed == "points", self, "xyz_image", "false unless xyz_feed is points")

@@ -16,6 +16,7 @@ from cmdiad_runtime.support.records import NewerRecordError, RecordError
 TOP = TopSettings(0.1, 0.002, encode_template(np.full((3, 64, 64), 0.25, np.float32)))
 PART = PartSettings(200.0, 4.0, encode_template(np.full((2, 64, 64), 0.25, np.float32)))
 NORMALS = Preprocessing("both", xyz_feed="normals", groups=0, group_size=0, grid=0)
+PATCHES: dict[str, Any] = {"xyz_feed": "patches", "groups": 9, "group_size": 9, "coverage": 5}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,8 @@ def test_wrong_value_is_refused(field: str, value: Any) -> None:
     [
         ({"xyz_feed": "points", "top": TOP, "groups": 9, "group_size": 9, "grid": 9}, "xyz_feed"),
         ({"xyz_feed": "depth", "part": PART}, "xyz_feed"),
+        ({**PATCHES, "part": PART}, "xyz_feed"),
+        ({**PATCHES, "part": PART, "top": TOP}, "xyz_feed"),
         ({"xyz_feed": "normals", "xyz_image": True}, "xyz_image"),
         ({"rgb_mask": "cloud", "foreground": False}, "foreground"),
         ({"xyz_feed": "points"}, "groups"),
@@ -160,3 +163,9 @@ def test_unknown_field_is_of_a_newer_version(place: str) -> None:
 def test_other_json_is_refused(value: Any) -> None:
     with pytest.raises(RecordError):
         Preprocessing.from_json(value)
+
+
+def test_patches_follow_the_part_from_above() -> None:
+    settings = replace(NORMALS, **PATCHES, top=TOP)
+    assert settings.view == "top"
+    assert Preprocessing.from_json(settings.to_json()) == settings

@@ -3,8 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cmdiad_runtime.preprocess.cloud.patches import patch_input
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane
-from cmdiad_runtime.preprocess.views.top_drawing import draw_top_view, normal_colours, point_colours
+from cmdiad_runtime.preprocess.views.top_drawing import draw_top_view, normal_colours, point_colours, top_frame
 from cmdiad_runtime.preprocess.views.top_pose import (
     PartCloud,
     Pose,
@@ -110,6 +111,36 @@ def test_a_turned_part_looks_the_same_from_above(template):
 
 
 # --- drawing
+
+
+@pytest.mark.parametrize("turn", [0.0, 2.2])
+def test_the_cloud_from_above_is_the_surface_in_the_pose(turn):
+    cloud, pose, size = part_cloud(*scene(turn), SUPPORT), Pose(turn, *MIDDLE), 96
+    frame = top_frame(cloud, pose, size=size, side=SIDE)
+    assert frame.xyz.shape == (size, size, 3) and frame.xyz.dtype == np.float32
+    assert not frame.xyz[~frame.valid].any()
+    pitch = SIDE / size
+    rows, columns = np.nonzero(frame.valid)
+    across, down, height = frame.xyz[frame.valid].T
+    assert across == pytest.approx((columns - (size - 1) / 2) * pitch, abs=1e-6)
+    assert down == pytest.approx((rows - (size - 1) / 2) * pitch, abs=1e-6)
+    expected = 1 + wedge(across.astype(float), down.astype(float))  # metres above a plane below the support
+    inside = np.isfinite(expected)
+    whole = np.isfinite(wedge(*(np.mgrid[:size, :size][::-1] - (size - 1) / 2) * pitch))
+    assert inside.mean() > 0.8 and inside.sum() > 0.98 * whole.sum()  # a rim of one pixel is drawn, too
+    assert np.median(np.abs(height - expected)[inside]) < 1e-4  # a fifth of a pixel of the view
+    cover = patch_input(frame, most=400, points=32, coverage=4, name="a").cover
+    assert np.array_equal(cover.any(axis=2), frame.valid)
+
+
+def test_a_turned_part_has_the_same_cloud_from_above(template):
+    frames = []
+    for turn in (0.0, 2.2):
+        cloud = part_cloud(*scene(turn), SUPPORT)
+        frames.append(top_frame(cloud, find_pose(cloud, template, 0.001), size=64, side=SIDE))
+    both = frames[0].valid & frames[1].valid
+    assert both.sum() > 0.85 * (frames[0].valid | frames[1].valid).sum()
+    assert np.median(np.abs(frames[0].xyz - frames[1].xyz)[both]) < 2e-4
 
 
 def flat(height, values):

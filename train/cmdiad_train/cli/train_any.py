@@ -13,6 +13,7 @@ from cmdiad_runtime.names import ANY, PATTERN_TEXTS, Sensors
 from cmdiad_runtime.support.newest import RUNS
 from cmdiad_runtime.support.output import say
 from cmdiad_runtime.support.progress import TerminalReporter
+from cmdiad_train.cli.idle_options import refuse_idle_options
 from cmdiad_train.cli.train_output import report_run_threshold, summarise
 from cmdiad_train.detectors.registry import AUTO, family_of
 
@@ -78,4 +79,6 @@ def _recipes(context: click.Context) -> dict[Sensors, Recipe]:
         own: Mapping[str, Any] = without_hallucination(family.name) if pattern == "both" else {}
         return family.recipe({**options, "modality": pattern, **own}, lambda: list_categories(options["data"]))
 
-    return {pattern: recipe_of(pattern) for pattern in _PATTERNS}
+    recipes = {pattern: recipe_of(pattern) for pattern in _PATTERNS}
+    refuse_idle_options(context, recipes.values())
+    return recipes

@@ -254,6 +254,10 @@ def _no_categories(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
 
+def _no_idle_options(recipe: Recipe) -> Mapping[str, str]:
+    return {}
+
+
 def _no_remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     return []
 
@@ -276,6 +280,8 @@ class Family:
         load: Loads the detector from the files in a run directory.
         options: Options that the family adds to `cmdiad-train`.
         remarks: Returns lines for the user about the recipe that the values of the options gave.
+        idle: Returns the options of the family, by parameter name, that change nothing in a detector of this recipe,
+            with the reason, for example that no image is read. `cmdiad-train` refuses them.
         preferred_view: Returns the view that suits a recipe with `view="auto"` best if every part can be found, and
             the reason if that is the view of the sensor.
         trained_modality: Returns the modality whose inputs the family needs of training samples.
@@ -296,6 +302,7 @@ class Family:
     load: Callable[[Path, Recipe], TrainedDetector]
     options: tuple[click.Option, ...] = ()
     remarks: Callable[[Mapping[str, Any], Recipe], list[str]] = _no_remarks
+    idle: Callable[[Recipe], Mapping[str, str]] = _no_idle_options
     preferred_view: Callable[[Recipe], tuple[ViewName, str]] = _sensor_view
     trained_modality: Callable[[Recipe], Sensors] = _modality
     joint_categories: Callable[[Recipe], tuple[str, ...]] = _no_categories

@@ -15,7 +15,7 @@ def preferred_view_of(
         recipe: Recipe of the detector.
         faithful: True if the recipe follows the published code.
         clouds: True if the training reads clouds.
-        normals: True if the detector sees clouds as images of metric surface normals.
+        normals: True if the detector sees clouds as images of metric surface normals, or as patches.
         both: Best view of a detector that inspects with both modalities.
     """
     if faithful:

@@ -100,3 +100,12 @@ STAGES: tuple[click.Option, ...] = collect_options(
         click.option("--rgb-grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 40]"),
     )
 )
+
+
+def idle_because(reason: str, *groups: tuple[click.Option, ...]) -> dict[str, str]:
+    """Return the parameter names of groups of options with the reason why they change nothing; see `Family.idle`."""
+    return {str(option.name): reason for group in groups for option in group}
+
+
+NO_IMAGE = "with --modality xyz no image is read"
+NO_CLOUD = "with --modality rgb no cloud is read"

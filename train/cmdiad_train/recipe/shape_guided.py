@@ -91,8 +91,8 @@ class ShapeGuidedRecipe:
         require(recipe.modality != "rgb", "modality", recipe.modality, expected)
         expected = "an image network for the modality both alone"
         require((self.rgb is not None) == (recipe.modality == "both"), "rgb", self.rgb, expected)
-        expected = "sensor: patches are cut from the cloud as recorded"
-        require(recipe.view in ("sensor", "auto"), "view", recipe.view, expected)
+        expected = "sensor or top: patches are cut from the cloud, and its image shows the same view"
+        require(recipe.view not in ("part", "each"), "view", recipe.view, expected)
         masked = recipe.mask is not None and recipe.verdict == "image"
         require(not masked, "verdict", recipe.verdict, "map with --mask: the image score does not know pixels")
 

@@ -12,12 +12,12 @@ import numpy.typing as npt
 from cmdiad_runtime.preprocess.cloud.centred_depth import CentredKind, centred_depth_image
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import frame_cloud, prepare_cloud
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
-from cmdiad_runtime.preprocess.cloud.patches import patch_input
 from cmdiad_runtime.preprocess.cloud.published_surface import PublishedKind, published_image
 from cmdiad_runtime.preprocess.cloud.surface import SurfaceKind, resize_surface, surface_image
 from cmdiad_runtime.preprocess.image.padding import pad_to_square
 from cmdiad_runtime.preprocess.image.resize import resize_rgb
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.preprocess.views.patches import patch_inputs
 from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast
@@ -60,7 +60,8 @@ class SensorView:
     def _cloud_inputs(self, geometry: PartGeometry) -> _Inputs:
         settings = self.preprocessing
         if settings.xyz_feed == "patches":
-            return self._patches(geometry)
+            frame = frame_cloud(geometry, size=settings.size, pad_multiple=settings.pad_multiple)
+            return patch_inputs(frame, settings, geometry.name)
         if settings.xyz_feed != "points":
             return {"surface": self._surface(geometry, settings.xyz_feed)}
         cloud, frame = prepare_cloud(
@@ -78,17 +79,6 @@ class SensorView:
             "cells": cloud.cells,
         }
         return inputs | {"xyz": frame.xyz[None]} if settings.xyz_image else inputs
-
-    def _patches(self, geometry: PartGeometry) -> _Inputs:
-        settings = self.preprocessing
-        cut = patch_input(
-            frame_cloud(geometry, size=settings.size, pad_multiple=settings.pad_multiple),
-            most=settings.groups,
-            points=settings.group_size,
-            coverage=settings.coverage,
-            name=geometry.name,
-        )
-        return {"patches": cut.patches[None], "cover": cut.cover[None]}
 
     def _surface(self, geometry: PartGeometry, kind: _ImageKind) -> npt.NDArray[np.float32]:
         size = self.preprocessing.size

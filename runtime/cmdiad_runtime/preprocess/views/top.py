@@ -1,4 +1,7 @@
-"""The top view: the part from straight above its support, turned upright, at one scale."""
+"""The top view: the part from straight above its support, turned upright, at one scale.
+
+The cloud is an image of surface normals, or patches of the surface that is seen from above.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.preprocess.view_settings import TopSettings
+from cmdiad_runtime.preprocess.views.patches import patch_inputs
 from cmdiad_runtime.preprocess.views.place import PaddedSquare, TopPlace
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.strategy import LocatedPart, check_contrast
-from cmdiad_runtime.preprocess.views.top_drawing import draw_top_view, normal_colours, point_colours
+from cmdiad_runtime.preprocess.views.top_drawing import draw_top_view, normal_colours, point_colours, top_frame
 from cmdiad_runtime.preprocess.views.top_pose import PartCloud, find_pose, learn_top_settings, part_cloud, top_pixels
 from cmdiad_runtime.sample import Sample
 
@@ -56,7 +60,9 @@ class TopView:
         pose = find_pose(cloud, self.settings.array, self.settings.pitch)
         size, side = self.preprocessing.size, self.settings.side
         inputs: dict[str, npt.NDArray[Any]] = {}
-        if self.modality != "rgb":
+        if self.modality != "rgb" and self.preprocessing.xyz_feed == "patches":
+            inputs |= patch_inputs(top_frame(cloud, pose, size=size, side=side), self.preprocessing, geometry.name)
+        elif self.modality != "rgb":
             inputs["surface"] = draw_top_view(cloud, normal_colours(cloud, pose), pose, size=size, side=side)[None]
         if self.modality != "xyz":
             rgb = geometry.rgb

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
+from cmdiad_runtime.preprocess.cloud.cloud_inputs import CloudFrame
 from cmdiad_runtime.preprocess.cloud.surface import SurfaceImage, smoothed
 from cmdiad_runtime.preprocess.views.top_pose import PartCloud, Pose, cells_inside, rotation, top_pixels
 from cmdiad_runtime.preprocess.work.products import times
@@ -15,6 +16,8 @@ _OCCLUDED = 0.0015  # metres: points further below the top are not visible from 
 _CLOSED = 0.001  # metres: gaps in the measurement up to twice as wide are filled
 _SPREAD = 0.6  # target pixels: standard deviation of the spot that a point is drawn as
 _LEAST_WEIGHT = 0.15  # points per pixel
+_DEPTH = 1.0  # metres: `farthest_point_sampling` skips points near the origin
+_PART = 0.5  # between the values off the part and on the part
 
 _Float = npt.NDArray[np.float64]
 
@@ -41,6 +44,26 @@ def draw_top_view(cloud: PartCloud, values: _Float, pose: Pose, *, size: int, si
     known = sums[0] > _LEAST_WEIGHT / spot**2
     image = np.where(known, sums[1:] / np.where(known, sums[0], 1), 0)
     return np.moveaxis(_fill_gaps(image, known, _CLOSED / pitch), 0, 2).astype(np.float32)
+
+
+def top_frame(cloud: PartCloud, pose: Pose, *, size: int, side: float) -> CloudFrame:
+    """Return what is seen of a part from above as a cloud in the template's pose, with at most one point per pixel.
+
+    The coordinates of a point are its place along the columns and the rows of the view, from the middle of the view,
+    and its height above a plane 1 m below the support. Gaps of the measurement are filled as in `draw_top_view`.
+
+    Args:
+        cloud: Part.
+        pose: Pose of the part, of `find_pose`.
+        size: Rows and columns of the view.
+        side: Length of the view's edge, metres.
+    """
+    height = cloud.position[:, 2] + _DEPTH
+    drawn = draw_top_view(cloud, np.column_stack([np.ones_like(height), height, height]), pose, size=size, side=side)
+    valid = drawn[..., 0] > _PART  # 1 on the part, 0 off the part
+    steps = ((np.arange(size) - (size - 1) / 2) * (side / size)).astype(np.float32)
+    across, down = np.meshgrid(steps, steps)
+    return CloudFrame(np.where(valid[..., None], np.stack([across, down, drawn[..., 1]], axis=2), np.float32(0)), valid)
 
 
 def normal_colours(cloud: PartCloud, pose: Pose) -> _Float:

@@ -8,7 +8,7 @@ from cmdiad_train.detectors.ast.fitting.fit import fit
 from cmdiad_train.detectors.ast.networks.cells import Cells
 from cmdiad_train.detectors.ast.options import OPTIONS
 from cmdiad_train.detectors.ast.preprocessing import make_preprocessing, preferred_view
-from cmdiad_train.detectors.ast.recipe_options import recipe_from, remarks
+from cmdiad_train.detectors.ast.recipe_options import idle_options, recipe_from, remarks
 from cmdiad_train.detectors.ast.run_files import load, new_extractor, new_flow, new_student
 from cmdiad_train.detectors.family import Family
 from cmdiad_train.detectors.network_size import CHECKPOINT_COPIES, network_bytes
@@ -32,6 +32,7 @@ AST = Family(
     options=OPTIONS,
     recipe=recipe_from,
     remarks=remarks,
+    idle=idle_options,
     preprocessing=make_preprocessing,
     fit=fit,
     load=load,

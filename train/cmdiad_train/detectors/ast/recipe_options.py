@@ -13,6 +13,7 @@ from cmdiad_train.detectors.extractor_options import (
     with_published_network,
     within_preset,
 )
+from cmdiad_train.detectors.shared_options import GEOMETRY, IMAGES, NO_CLOUD, NO_IMAGE, idle_because
 from cmdiad_train.recipe import PUBLISHED_AST, AstRecipe, Recipe, RgbExtractor, ast_part, common_options
 
 PUBLISHED_SIZE = 768
@@ -48,6 +49,11 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     if ast_part(recipe).extractor.weights == "seeded":
         return ["The image network has random weights and detects little. Pass --rgb-weights timm or FILE."]
     return preset_remark(options)
+
+
+def idle_options(recipe: Recipe) -> dict[str, str]:
+    """Return the options that concern the modality that is not measured; see `Family.idle`."""
+    return {"xyz": idle_because(NO_IMAGE, IMAGES), "rgb": idle_because(NO_CLOUD, GEOMETRY)}.get(recipe.modality, {})
 
 
 def _extractor(options: Mapping[str, Any], part: AstRecipe) -> RgbExtractor:

@@ -28,7 +28,7 @@ from cmdiad_train.detectors.bank.preprocessing import (
     preferred_view,
     trained_modality,
 )
-from cmdiad_train.detectors.bank.recipe_options import recipe_from, remarks
+from cmdiad_train.detectors.bank.recipe_options import idle_options, recipe_from, remarks
 from cmdiad_train.detectors.bank.run_files import (
     BANKS,
     bank_names,
@@ -121,6 +121,7 @@ BANK = Family(
     options=OPTIONS,
     recipe=recipe_from,
     remarks=remarks,
+    idle=idle_options,
     preprocessing=make_preprocessing,
     fit=fit_banks,
     load=load_detector,

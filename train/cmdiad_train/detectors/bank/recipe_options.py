@@ -29,6 +29,7 @@ from cmdiad_train.detectors.extractor_options import (
     stored_extractor_of,
     within_preset,
 )
+from cmdiad_train.detectors.shared_options import NO_CLOUD, NO_IMAGE
 from cmdiad_train.extractors.names import AUTO
 from cmdiad_train.extractors.weights_file import IMAGES
 from cmdiad_train.recipe import (
@@ -118,6 +119,20 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     if preset is None or not used & {preset.extractor.weights, *_SMALL_WEIGHTS}:
         return []
     return [preset.reason()]
+
+
+def idle_options(recipe: Recipe) -> dict[str, str]:
+    """Return the options of a modality that is not read, and of a network that is not trained; see `Family.idle`."""
+    part = bank_part(recipe)
+    if part.hallucination != "none":
+        reason = f"--hallucination {part.hallucination} has another network"
+        return {} if part.hallucination == "f2f" else {"f2f_output": reason}
+    idle = dict.fromkeys((*_DISTILLATION, "distil_on"), "without --hallucination no network is trained")
+    if recipe.modality == "rgb":
+        idle |= dict.fromkeys(("xyz_kind", "xyz_weights", *_POINTS, *_SURFACE), NO_CLOUD)
+    if recipe.modality == "xyz" and part.points is not None:  # Other options of images may set the size.
+        idle |= dict.fromkeys(("rgb_backbone", "rgb_stages", "rgb_grid"), NO_IMAGE)
+    return idle
 
 
 def _with_stored_weights(options: Options) -> Options:

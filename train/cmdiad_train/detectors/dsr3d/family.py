@@ -7,7 +7,7 @@ import torch
 from cmdiad_train.detectors.dsr3d.fitting.fit import fit
 from cmdiad_train.detectors.dsr3d.options import OPTIONS
 from cmdiad_train.detectors.dsr3d.preprocessing import make_preprocessing, preferred_view
-from cmdiad_train.detectors.dsr3d.recipe_options import recipe_from, remarks
+from cmdiad_train.detectors.dsr3d.recipe_options import idle_options, recipe_from, remarks
 from cmdiad_train.detectors.dsr3d.run_files import load, network_file, new_autoencoder, new_networks, take_over
 from cmdiad_train.detectors.family import Family
 from cmdiad_train.detectors.network_size import CHECKPOINT_COPIES, network_bytes
@@ -27,6 +27,7 @@ DSR3D = Family(
     options=OPTIONS,
     recipe=recipe_from,
     remarks=remarks,
+    idle=idle_options,
     preprocessing=make_preprocessing,
     fit=fit,
     load=load,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from cmdiad_train.detectors.shared_options import GEOMETRY, NO_CLOUD, idle_because
 from cmdiad_train.recipe import PUBLISHED_DSR3D, Dsr3dRecipe, Recipe, common_options, dsr3d_part
 
 PUBLISHED_SIZE = 384
@@ -40,3 +41,8 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     if dsr3d_part(recipe).mode != "faithful" or recipe.modality == "xyz":
         return []
     return ["The autoencoder is trained on procedurally generated images instead of ImageNet, which is not included."]
+
+
+def idle_options(recipe: Recipe) -> dict[str, str]:
+    """Return the options of clouds for a detector of images; see `Family.idle`."""
+    return idle_because(NO_CLOUD, GEOMETRY) if recipe.modality == "rgb" else {}

@@ -9,7 +9,7 @@ from cmdiad_train.detectors.m3dm.fitting.fit import PAIRED, fit
 from cmdiad_train.detectors.m3dm.networks.fused_features import fused_grid
 from cmdiad_train.detectors.m3dm.options import OPTIONS
 from cmdiad_train.detectors.m3dm.preprocessing import preferred_view
-from cmdiad_train.detectors.m3dm.recipe_options import recipe_from, remarks
+from cmdiad_train.detectors.m3dm.recipe_options import idle_options, recipe_from, remarks
 from cmdiad_train.detectors.m3dm.run_files import load, new_network
 from cmdiad_train.detectors.network_size import CHECKPOINT_COPIES, network_bytes
 from cmdiad_train.recipe import M3dmRecipe, Recipe, m3dm_part
@@ -39,6 +39,7 @@ M3DM = Family(
     options=OPTIONS,
     recipe=recipe_from,
     remarks=remarks,
+    idle=idle_options,
     preprocessing=make_preprocessing,
     fit=fit,
     load=load,

@@ -19,7 +19,8 @@ from cmdiad_train.recipe import (
     with_three_taps,
 )
 
-_OWN = ("feature_fusion", "pairing", "temperature", "epochs", "batch", "learning_rate", "patience")
+_OF_NETWORK = ("pairing", "temperature", "epochs", "batch", "learning_rate", "patience")
+_OWN = ("feature_fusion", *_OF_NETWORK)
 _OF_HALLUCINATION = ("epochs", "batch", "learning_rate", "patience", "loss", "f2f_output", "distil_validation")
 """Options of the distillation network of banks, some of which are options of the fusion network here."""
 
@@ -62,3 +63,10 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     if part.rgb.backbone != PUBLISHED_RGB.backbone or part.rgb.weights == "seeded":
         missing.append("the image extractor is a trained DINO ViT-B/8: leave out --rgb-backbone and --rgb-weights")
     return [f"The published protocol differs from this training: {line}." for line in missing]
+
+
+def idle_options(recipe: Recipe) -> dict[str, str]:
+    """Return the options of the fusion network for a detector without one; see `Family.idle`."""
+    if m3dm_part(recipe).feature_fusion == "uff":
+        return {}
+    return dict.fromkeys(_OF_NETWORK, "with --feature-fusion none no network is trained")

@@ -9,7 +9,7 @@ from cmdiad_train.detectors.network_size import CHECKPOINT_COPIES, network_bytes
 from cmdiad_train.detectors.shape_guided.fitting.fit import fit
 from cmdiad_train.detectors.shape_guided.options import OPTIONS
 from cmdiad_train.detectors.shape_guided.preprocessing import make_preprocessing, preferred_view
-from cmdiad_train.detectors.shape_guided.recipe_options import recipe_from, remarks
+from cmdiad_train.detectors.shape_guided.recipe_options import idle_options, recipe_from, remarks
 from cmdiad_train.detectors.shape_guided.run_files import load, new_features, new_network
 from cmdiad_train.recipe import Recipe, ShapeGuidedRecipe
 
@@ -31,6 +31,7 @@ SHAPE_GUIDED = Family(
     options=OPTIONS,
     recipe=recipe_from,
     remarks=remarks,
+    idle=idle_options,
     preprocessing=make_preprocessing,
     fit=fit,
     load=load,

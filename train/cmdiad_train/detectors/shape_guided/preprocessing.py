@@ -1,10 +1,11 @@
-"""Preprocessing of Shape-Guided detectors: overlapping patches of the cloud as recorded."""
+"""Preprocessing of Shape-Guided detectors: overlapping patches of the cloud, and the preferred view."""
 
 from __future__ import annotations
 
 from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.names import Sensors, ViewName
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_train.detectors.preferred_view import preferred_view_of
 from cmdiad_train.recipe import Recipe, shape_guided_part
 
 
@@ -34,5 +35,9 @@ def make_preprocessing(recipe: Recipe, colour: Colour, modality: Sensors) -> Pre
 
 
 def preferred_view(recipe: Recipe) -> tuple[ViewName, str]:
-    """Return the view of the sensor, and why there is no other."""
-    return "sensor", "patches are cut from the cloud as recorded"
+    """Return the best view for a recipe if every part can be found, and the reason if that is the sensor's, or "".
+
+    Codes of patches depend on their direction, so parts that lie in any direction are turned upright.
+    """
+    faithful = shape_guided_part(recipe).mode == "faithful"
+    return preferred_view_of(recipe, faithful=faithful, clouds=True, normals=True, both="top")

@@ -13,6 +13,7 @@ from cmdiad_train.detectors.extractor_options import (
     with_published_network,
     within_preset,
 )
+from cmdiad_train.detectors.shared_options import IMAGES, NO_IMAGE, idle_because
 from cmdiad_train.recipe import (
     IMAGE_STAGES,
     PUBLISHED_SHAPE_GUIDED,
@@ -57,9 +58,9 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
     part = replace(PUBLISHED_SHAPE_GUIDED if faithful else ShapeGuidedRecipe(), **values)
     if options["modality"] == "both":
         part = replace(part, rgb=_image_network(options, faithful=faithful))
-    common: dict[str, Any] = {"size": DEFAULT_SIZE, "view": "sensor"}
+    common: dict[str, Any] = {"size": DEFAULT_SIZE}
     if faithful:
-        common |= {"size": PUBLISHED_SIZE, "verdict": "image"}
+        common = {"size": PUBLISHED_SIZE, "view": "sensor", "verdict": "image"}
     return Recipe(part, **{**common, **common_options(options)})
 
 
@@ -76,6 +77,11 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     if part.mode == "faithful" and recipe.rgb_mask == "none":
         lines.append("The published protocol blacks out images outside the part: add --rgb-mask cloud.")
     return lines
+
+
+def idle_options(recipe: Recipe) -> dict[str, str]:
+    """Return the options of the image network for a detector of clouds alone; see `Family.idle`."""
+    return idle_because(NO_IMAGE, IMAGES) if recipe.modality == "xyz" else {}
 
 
 def _image_network(options: Mapping[str, Any], *, faithful: bool) -> RgbExtractor:

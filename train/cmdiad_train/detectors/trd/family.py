@@ -11,7 +11,7 @@ from cmdiad_train.detectors.trd.networks.student import Student
 from cmdiad_train.detectors.trd.networks.teacher import Teacher
 from cmdiad_train.detectors.trd.options import OPTIONS
 from cmdiad_train.detectors.trd.preprocessing import make_preprocessing, preferred_view, trained_modality
-from cmdiad_train.detectors.trd.recipe_options import recipe_from, remarks
+from cmdiad_train.detectors.trd.recipe_options import idle_options, recipe_from, remarks
 from cmdiad_train.detectors.trd.run_files import load
 from cmdiad_train.recipe import Recipe, TrdRecipe, trd_part
 
@@ -37,6 +37,7 @@ TRD = Family(
     options=OPTIONS,
     recipe=recipe_from,
     remarks=remarks,
+    idle=idle_options,
     preprocessing=make_preprocessing,
     fit=fit,
     load=load,

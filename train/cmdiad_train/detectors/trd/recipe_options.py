@@ -13,6 +13,7 @@ from cmdiad_train.detectors.extractor_options import (
     with_published_network,
     within_preset,
 )
+from cmdiad_train.detectors.shared_options import GEOMETRY, NO_CLOUD, idle_because
 from cmdiad_train.recipe import (
     PUBLISHED_TRD,
     SMALL_NORMALS,
@@ -58,6 +59,11 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     if trd_part(recipe).teacher.weights == "seeded":
         return ["The teacher has random weights and detects little. Pass --rgb-weights timm, or --rgb-weights FILE."]
     return preset_remark(options)
+
+
+def idle_options(recipe: Recipe) -> dict[str, str]:
+    """Return the options of clouds for a training without clouds; see `Family.idle`."""
+    return {} if trd_part(recipe).trains_with_clouds(recipe) else idle_because(NO_CLOUD, GEOMETRY)
 
 
 def _teacher(options: Mapping[str, Any], part: TrdRecipe, modality: str) -> RgbExtractor:

@@ -1,0 +1,208 @@
+"""`cmdiad-bench methods --seed`: one training for each seed, means with range, and intervals where they are honest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cmdiad_bench.cli import cli
+from cmdiad_bench.kept_results import training_digest
+from cmdiad_bench.methods import measure
+from cmdiad_bench.methods.method import Choice, Method, methods_of
+from cmdiad_bench.methods.seeds import over_seeds
+from cmdiad_bench.methods.table import as_markdown, comparison, tables_of
+from cmdiad_runtime.errors import RunError
+from cmdiad_train.datasets import open_category
+from cmdiad_train.evaluation.bootstrap import image_auroc_interval
+from helpers import Ended, command
+
+FIGURES = ("image_auroc", "pixel_auroc", "aupro_30", "aupro_10", "aupro_5", "aupro_1")
+SAMPLES = [(f"test/{kind}/{number:03}", kind) for kind in ("cut", "good") for number in range(4)]
+
+
+def result(auroc: float = 0.9, **changes: Any) -> dict[str, Any]:
+    return {
+        "samples": 8,
+        "good": 4,
+        "false_rejects": 1,
+        "missed_defects": 2,
+        **dict.fromkeys(FIGURES, auroc),
+        "image_auroc_by_defect": {"cut": auroc},
+        "intervals": {name: [0.1, 1.0] for name in FIGURES},
+        "training_seconds": 10.0,
+        "latency_ms": {"p50": 20.0, "p99": 30.0},
+        "peak_resident_mb": 300.0,
+        "graph_mb": 7.0,
+        **changes,
+    }
+
+
+def scores(values: list[float]) -> list[list[Any]]:
+    return [[name, kind, value] for (name, kind), value in zip(SAMPLES, values, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def method(data: Path) -> Method:
+    (one,) = methods_of(data, Choice(("patchcore",), ("rgb",), {"rgb-backbone": "test_resnet"}, seeds=(3, 0, 3)))
+    return one
+
+
+def rows(method: Method, by_seed: dict[int, Any]) -> dict[str, str]:
+    record = json.loads(json.dumps(comparison([method], {method.name: {"gear": by_seed}}, {})))
+    (row,) = tables_of(record)[0].rows
+    return row
+
+
+def test_each_seed_is_a_recipe(method: Method, data: Path) -> None:
+    assert method.seeds == (3, 0), "a seed that is named twice is trained once"
+    assert {seed: recipe.seed for seed, recipe in method.recipes.items()} == {3: 3, 0: 0}
+    assert {replace(recipe, seed=0) for recipe in method.recipes.values()} == {method.recipes[0]}
+    (single,) = methods_of(data, Choice(("patchcore",), ("rgb",), {"rgb-backbone": "test_resnet", "seed": "5"}))
+    assert list(single.recipes) == [5]
+
+
+def test_one_seed_is_its_result() -> None:
+    assert over_seeds({4: result(0.8)}) == result(0.8)
+
+
+def test_several_seeds_are_means_with_ranges() -> None:
+    summary = over_seeds(
+        {
+            0: result(0.5, false_rejects=0, latency_ms={"p50": 10.0, "p99": 20.0}),
+            1: result(0.75, missed_defects=4),
+            2: result(1.0, graph_mb=10.0),
+        }
+    )
+    assert (summary["image_auroc"], summary["ranges"]["image_auroc"]) == (0.75, [0.5, 1.0])
+    assert summary["false_rejects"] == pytest.approx(2 / 3) and summary["ranges"]["false_rejects"] == [0, 1]
+    assert summary["missed_defects"] == pytest.approx(8 / 3)
+    assert summary["image_auroc_by_defect"] == {"cut": 0.75}
+    assert summary["latency_ms"] == {"p50": pytest.approx(50 / 3), "p99": pytest.approx(80 / 3)}
+    assert summary["graph_mb"] == 8.0
+    assert set(summary["intervals"].values()) == {None}, "no scores are known"
+    assert [one["image_auroc"] for one in summary["seeds"].values()] == [0.5, 0.75, 1.0]
+    assert list(summary["seeds"]) == ["0", "1", "2"]
+
+
+def test_a_figure_that_one_seed_lacks_has_no_mean() -> None:
+    summary = over_seeds({0: result(aupro_1=None, training_seconds=None), 1: result(latency_ms=None)})
+    assert summary["aupro_1"] is None and summary["ranges"]["aupro_1"] is None
+    assert summary["training_seconds"] is None and summary["latency_ms"] is None
+    assert summary["aupro_30"] == 0.9
+
+
+def test_one_failure_is_a_failure_of_the_method(method: Method) -> None:
+    row = rows(method, {3: result(), 0: {"failed": "no disk"}})
+    assert row["image AUROC"] == "failed"
+    record = comparison([method], {method.name: {"gear": {3: result(), 0: {"failed": "no disk"}}}}, {})
+    assert "patchcore-rgb, gear: failed. Seed 0: no disk" in as_markdown(record)
+    assert record["methods"][0]["categories"]["gear"]["seeds"]["3"]["image_auroc"] == 0.9
+    lacking = {"lacks": ["xyz"]}
+    assert rows(method, {3: lacking, 0: lacking})["image AUROC"] == "no xyz in the data"
+
+
+def test_the_interval_is_that_of_the_mean_over_the_same_samples() -> None:
+    rng = np.random.default_rng(0)
+    first = [float(value) for value in rng.normal(size=8) + np.repeat([1, 0], 4)]
+    defective = [kind != "good" for _, kind in SAMPLES]
+    alone = image_auroc_interval(np.array(defective), np.array(first))
+    assert alone is not None and alone[0] < alone[1]
+    twice = over_seeds({0: result(scores=scores(first)), 1: result(scores=scores(first))})
+    assert twice["intervals"]["image_auroc"] == pytest.approx(list(alone)), "equal trainings have the interval of one"
+    perfect = [1.0] * 4 + [0.0] * 4
+    mixed = over_seeds({0: result(scores=scores(first)), 1: result(scores=scores(perfect))})
+    expected = [(end + 1) / 2 for end in alone]
+    assert mixed["intervals"]["image_auroc"] == pytest.approx(expected), "the mean with an AUROC of 1 in every draw"
+    other = scores(perfect)
+    other[0][0] = "test/cut/004"
+    assert over_seeds({0: result(scores=scores(first)), 1: result(scores=other)})["intervals"]["image_auroc"] is None
+    assert over_seeds({0: result(scores=scores(first)), 1: result()})["intervals"]["image_auroc"] is None
+
+
+def test_rows_of_several_seeds(method: Method) -> None:
+    perfect = scores([1.0] * 4 + [0.0] * 4)
+    row = rows(method, {3: result(0.9, scores=perfect, missed_defects=1), 0: result(1.0, scores=perfect)})
+    assert row["image AUROC"] == "0.950 (0.900 to 1.000) [1.000, 1.000]"
+    assert row["pixel AUROC"] == "0.950 (0.900 to 1.000)"
+    assert (row["missed"], row["rejected"]) == ("1.5 of 4 (1 to 2)", "1.0 of 4 (1 to 1)")
+    assert row["exported"] == "yes"
+    refused = result(not_exportable="an operator")
+    assert rows(method, {3: result(), 0: refused})["exported"] == "1 of 2"
+    assert rows(method, {3: refused, 0: refused})["exported"] == "no"
+
+
+def test_means_over_categories_have_the_range_of_the_seeds(method: Method) -> None:
+    results: dict[str, Any] = {"gear": {3: result(0.5), 0: result(0.7)}, "nut": {3: result(0.9), 0: result(0.7)}}
+    mean = comparison([method], {method.name: results}, {})["methods"][0]["mean"]
+    assert mean["image_auroc"] == pytest.approx(0.7)
+    assert mean["ranges"]["image_auroc"] == pytest.approx([0.7, 0.7]), "of the means, not of the categories"
+
+
+def test_every_seed_is_measured_once_and_earlier_results_are_used(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+
+    def measured(self: Any) -> dict[str, Any]:
+        trained.append(self.method.recipe.seed)
+        return result(0.5 + self.method.recipe.seed / 10)
+
+    monkeypatch.setattr(measure._Measurement, "_trained", measured)
+    monkeypatch.setattr(measure._Measurement, "_exported", lambda self: {})
+    out = tmp_path / "methods"
+
+    def compare(*options: object) -> dict[str, Any]:
+        arguments = ("--family", "patchcore", "--modality", "rgb", "--set", "rgb-backbone=test_resnet", *options)
+        ended = command(cli, "methods", data, "--out", out, *arguments)
+        assert ended.code == 0, ended.err
+        (method,) = json.loads((out / "methods.json").read_text())["methods"]
+        return dict(method)
+
+    # A folder of an earlier version has one file for each method and category, whatever the seed.
+    settings = {"rgb-backbone": "test_resnet", "seed": "1"}
+    (earlier,) = methods_of(data, Choice(("patchcore",), ("rgb",), settings))
+    digest = training_digest(earlier.recipe, open_category(data, "gear"), ())
+    (out / "results").mkdir(parents=True)
+    stored = {"digest": digest, "runs": 50, **result(0.6)}
+    (out / "results/patchcore-rgb-gear.json").write_text(json.dumps(stored))
+    assert compare("--seed", 1)["categories"]["gear"]["image_auroc"] == 0.6
+    assert trained == []
+
+    both = compare("--seed", 1, "--seed", 2)
+    assert trained == [2] and both["seeds"] == [1, 2]
+    assert both["categories"]["gear"]["image_auroc"] == pytest.approx(0.65)
+    assert compare("--seed", 2)["categories"]["gear"]["image_auroc"] == 0.7
+    compare()
+    assert trained == [2, 0], "without --seed one training, with the seed 0"
+
+
+@pytest.mark.slow
+def test_two_seeds_are_trained_and_exported(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, tiny = tmp_path / "methods", {"rgb-backbone": "test_resnet", "size": 64, "coreset": 0.1}
+    settings = [part for name, value in tiny.items() for part in ("--set", f"{name}={value}")]
+
+    def compare() -> Ended:
+        chosen = ("--family", "patchcore", "--modality", "rgb", "--seed", 0, "--seed", 1, "--runs", 2)
+        return command(cli, "methods", data, "--out", out, "--device", "cpu", *chosen, *settings)
+
+    ended = compare()
+    assert ended.code == 0, ended.err
+    (method,) = json.loads((out / "methods.json").read_text())["methods"]
+    measured = method["categories"]["gear"]
+    first, second = (measured["seeds"][seed] for seed in ("0", "1"))
+    assert measured["image_auroc"] == pytest.approx((first["image_auroc"] + second["image_auroc"]) / 2)
+    assert len(first["scores"]) == first["samples"] == 5
+    assert {tuple(one[:2]) for one in first["scores"]} == {tuple(one[:2]) for one in second["scores"]}
+    assert len(list((out / "bundles").iterdir())) == len(list((out / "runs").iterdir())) == 2
+    assert "seeds 0, 1" in (out / "methods.md").read_text()
+
+    def refused(*_: object) -> None:
+        raise RunError("training", found="a second one", action="None")
+
+    monkeypatch.setattr(measure, "fit", refused)
+    assert compare().out == ended.out
