@@ -43,6 +43,7 @@ Uncertainty = Literal["none", "bank"]
 
 _MOST_COMPONENTS = 1 << 20  # far above the channels of any extractor
 _MOST_STEPS = 1 << 31
+_MOST_WEIGHT = 100
 _LARGEST = sys.float_info.max
 
 _LATER: dict[str, object] = {
@@ -53,7 +54,7 @@ _LATER: dict[str, object] = {
     "uncertainty": "none",
 }
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
-_LATER_DISTILLATION: dict[str, object] = {"context": 1}
+_LATER_DISTILLATION: dict[str, object] = {"context": 1, "alignment": 0.0}
 """The same for the fields of `Distillation`."""
 
 
@@ -84,6 +85,8 @@ class Distillation:
         categories: Further categories of the data set whose good samples also train the network (the published
             networks are joint over all classes).
         context: Side of the square of cells that F2F sees around each cell: 1 (the cell alone, as published), 3 or 5.
+        alignment: Weight of a contrastive loss between hallucinated features and targets, next to the loss per row
+            divided by the error of a network that always outputs the mean target; 0 for none. Needs the loss "l2".
     """
 
     epochs: int = 12
@@ -97,6 +100,7 @@ class Distillation:
     patience: int = 5
     categories: tuple[str, ...] = ()
     context: int = 1
+    alignment: float = 0.0
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch", 1), ("warmup", 0), ("patience", 0)):
@@ -107,6 +111,14 @@ class Distillation:
         require_one("distillation.loss", self.loss, ("l2", "cosine", "smooth_l1"))
         require_whole("distillation.context", self.context, 1, 5)
         require(self.context % 2 == 1, "distillation.context", self.context, "1, 3 or 5")
+        weight = is_number(self.alignment, 0, _MOST_WEIGHT)
+        require(weight, "distillation.alignment", self.alignment, f"a number from 0 to {_MOST_WEIGHT}")
+        require(
+            self.alignment == 0 or self.loss == "l2",
+            "distillation.alignment",
+            self.alignment,
+            "0, unless the loss is l2",
+        )
         below_one = is_number(self.validation, 0, 1) and self.validation < 1
         require(below_one, "distillation.validation", self.validation, "a fraction in [0, 1)")
         require_kind("distillation.categories", self.categories, [tuple])
@@ -238,10 +250,11 @@ class BankRecipe:
         )
 
     def _check_hallucination(self, recipe: Recipe) -> None:
-        context = self.distillation.context
+        context, alignment = self.distillation.context, self.distillation.alignment
         may_differ = self.hallucination == "f2f" and self.mode == "default"
         for name, value, usual in (
             ("distillation.context", context, 1),
+            ("distillation.alignment", alignment, 0),
             ("main_bank", self.main_bank, "plain"),
             ("residual_map", self.residual_map, "none"),
             ("uncertainty", self.uncertainty, "none"),

@@ -42,6 +42,13 @@ HALLUCINATION = option_group(
         "[default: 1]",
     ),
     click.option(
+        "--alignment",
+        type=float,
+        metavar="WEIGHT",
+        help="Weight of a contrastive loss that aligns hallucinated features with their targets while the f2f network "
+        "is trained, for example 0.1 (default mode only).  [default: 0]",
+    ),
+    click.option(
         "--main-bank",
         type=click.Choice(["plain", "enhanced"]),
         help="Banks with f2f: a bank of main and a bank of hallucinated features, or one bank of concatenated features "

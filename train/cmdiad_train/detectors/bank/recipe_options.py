@@ -57,6 +57,7 @@ _DISTILLATION = {
     "distil_validation": "validation",
     "patience": "patience",
     "hallucination_context": "context",
+    "alignment": "alignment",
 }
 _PART = (
     "hallucination",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.fitting.alignment import Alignment, rows_to_compare
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.recipe import Distillation, Recipe, bank_part
 from cmdiad_train.training.checkpoint import Checkpoint
@@ -122,45 +123,82 @@ class _DistillationTask:
         validating: Indices of the validation samples.
         recipe: Recipe with the training options and mode.
         device: Device of the network.
+
+    Attributes:
+        module: Network, and with a contrastive alignment also its heads.
     """
 
     def __init__(
         self, network: Network, pairs: Pairs, validating: list[int], recipe: Recipe, device: torch.device
     ) -> None:
-        self.module = network.to(device)
-        self.pairs, self.validating, self.device = pairs, validating, device
         self.options, self.published = bank_part(recipe).distillation, bank_part(recipe).mode == "faithful"
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=self.options.learning_rate)
+        self.alignment = None if self.options.alignment == 0 else _new_alignment(network, recipe.seed)
+        self.module = (network if self.alignment is None else nn.ModuleList([network, self.alignment])).to(device)
+        self.network, self.pairs, self.validating, self.device = network, pairs, validating, device
+        self.optimiser = torch.optim.Adam(self.module.parameters(), lr=self.options.learning_rate)
 
     def learning_rate(self, start: float, end: float) -> float:
         """Return the learning rate at the start of a step."""
         return learning_rate(self.options, start, self.published)
 
     def loss(self, batch: list[int], generator: torch.Generator) -> BatchLoss:
-        """Compute the loss per sample; the generator is not needed."""
-        value, rows = _batch_loss(self.module, [self.pairs[i] for i in batch], self.options, self.device)
-        return BatchLoss(value, rows)
+        """Compute the loss per sample; only the alignment draws from the generator."""
+        compared = _compare(self.network, [self.pairs[i] for i in batch], self.device)
+        value = distillation_loss(compared.hallucinated, compared.target, len(batch), self.options.loss)
+        if self.alignment is not None:
+            value = value + self.options.alignment * self._misalignment(compared, len(batch), generator)
+        return BatchLoss(value, len(compared.target))
 
     @torch.no_grad()
     def validate(self) -> float | None:
-        """Compute the mean loss per row over the validation samples, or return None without any."""
+        """Compute the mean loss per row over the validation samples, or return None without any.
+
+        The alignment does not count, so that it decides neither the best epoch nor the last one.
+        """
         if not self.validating:
             return None
         self.module.eval()
-        losses = [_batch_loss(self.module, [self.pairs[i]], self.options, self.device) for i in self.validating]
-        return sum(float(loss) for loss, _ in losses) / sum(rows for _, rows in losses)
+        total = rows = 0.0
+        for i in self.validating:
+            _, hallucinated, target = _compare(self.network, [self.pairs[i]], self.device)
+            total += float(distillation_loss(hallucinated, target, 1, self.options.loss))
+            rows += len(target)
+        return total / rows
+
+    def _misalignment(self, compared: _Compared, samples: int, generator: torch.Generator) -> Tensor:
+        """Return the contrastive loss times the distillation loss of a network that always outputs the mean target."""
+        assert self.alignment is not None
+        rows = rows_to_compare(compared.fed, generator)
+        mean, scale = self.network.target_mean, self.network.target_scale
+        hallucinated, target = ((part[rows] - mean) / scale for part in (compared.hallucinated, compared.target))
+        unit = scale * target.shape[1] ** 0.5 * len(compared.target) / samples
+        return self.alignment(hallucinated, target) * unit if len(rows) else hallucinated.sum()
 
 
-def _batch_loss(network: Network, batch: list[Pair], options: Distillation, device: torch.device) -> tuple[Tensor, int]:
-    """Return the loss per sample of a batch, and the number of rows."""
+def _new_alignment(network: Network, seed: int) -> Alignment:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Alignment(len(network.target_mean))
+
+
+class _Compared(NamedTuple):
+    """Rows of a batch: `[n, C]` that the network was fed with, `[n, C']` of its output, and `[n, C']` of the targets.
+
+    For an image, `fed` is the input of the network as it is.
+    """
+
+    fed: Tensor
+    hallucinated: Tensor
+    target: Tensor
+
+
+def _compare(network: Network, batch: list[Pair], device: torch.device) -> _Compared:
     join = torch.cat if isinstance(network, FeatureToFeature) else torch.stack
     x, y = (join([pair[part] for pair in batch]).to(device) for part in (0, 1))
     with mixed_precision(device):
         hallucinated = network(x)
     is_image = isinstance(network, FeatureToInput)
-    rows = _rows(y, is_image)
-    loss = distillation_loss(_rows(hallucinated.float(), is_image), rows, len(batch), options.loss)
-    return loss, len(rows)
+    return _Compared(x, _rows(hallucinated.float(), is_image), _rows(y, is_image))
 
 
 def _rows(target: Tensor, is_image: bool) -> Tensor:
