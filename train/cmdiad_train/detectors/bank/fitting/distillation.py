@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -26,7 +27,8 @@ Pair = tuple[Tensor, Tensor]
 class Pairs(Protocol):
     """Input and target pairs for the distillation network, one per sample.
 
-    F2F: features `[R, C]`, or with a context `[R, context², C]`, to features `[R, C']`, row by row.
+    F2F: features `[R, C]`, or with a context `[R, context², C]`, to features `[R, C']`, row by row. With coordinates
+    the features have two more channels.
     F2I: features `[grid², C]` to an image `[3, h, w]`.
     I2F: an image `[3, h, w]` to features `[T, C']`.
     """
@@ -51,9 +53,14 @@ def new_network(pairs: Pairs, recipe: Recipe) -> Network:
 def _network(x: Tensor, y: Tensor, recipe: Recipe) -> Network:
     options = bank_part(recipe).distillation
     if bank_part(recipe).hallucination == "f2f":
-        context = options.context if x.ndim == 3 else 1
+        located = options.coordinates == "cell"
         return FeatureToFeature(
-            x.shape[-1], y.shape[1], expansion=options.expansion, output=options.output, context=context
+            x.shape[-1] - 2 * located,
+            y.shape[1],
+            expansion=options.expansion,
+            output=options.output,
+            context=options.context,
+            coordinates=located,
         )
     if bank_part(recipe).hallucination == "f2i":
         return FeatureToInput(x.shape[1], round(len(x) ** 0.5), y.shape[-1])
@@ -71,12 +78,13 @@ def target_statistics(pairs: Pairs, is_image: bool) -> tuple[Tensor, Tensor]:
     return mean.float(), variance.clamp(min=1e-12).sqrt().float()
 
 
-def distil(
+def distil(  # noqa: PLR0913 - the pairs, and where and how to train on them
     network: Network,
     pairs: Pairs,
     recipe: Recipe,
     *,
     checkpoint: Path,
+    heads: Sequence[int] = (),
     device: torch.device | None = None,
     reporter: Reporter = SILENT,
 ) -> list[Epoch]:
@@ -91,6 +99,7 @@ def distil(
         pairs: Input and target of each sample.
         recipe: Recipe with the training options, mode and seed.
         checkpoint: Safetensors file for the state of the training.
+        heads: Channels of each stage of the targets, whose losses add up; empty for one loss over all channels.
         device: Device that the network trains on; None for the CPU.
         reporter: Receiver of the progress, one step per epoch.
 
@@ -108,7 +117,7 @@ def distil(
         keep_best=True,
         patience=options.patience,
     )
-    task = _DistillationTask(network, pairs, validating, recipe, device or torch.device("cpu"))
+    task = _DistillationTask(network, pairs, validating, recipe, device or torch.device("cpu"), heads)
     log = train(task, training, loop, Checkpoint(checkpoint, name), reporter)
     network.eval()
     return log
@@ -123,18 +132,26 @@ class _DistillationTask:
         validating: Indices of the validation samples.
         recipe: Recipe with the training options and mode.
         device: Device of the network.
+        heads: See `distil`.
 
     Attributes:
         module: Network, and with a contrastive alignment also its heads.
     """
 
     def __init__(
-        self, network: Network, pairs: Pairs, validating: list[int], recipe: Recipe, device: torch.device
+        self,
+        network: Network,
+        pairs: Pairs,
+        validating: list[int],
+        recipe: Recipe,
+        device: torch.device,
+        heads: Sequence[int] = (),
     ) -> None:
         self.options, self.published = bank_part(recipe).distillation, bank_part(recipe).mode == "faithful"
         self.alignment = None if self.options.alignment == 0 else _new_alignment(network, recipe.seed)
         self.module = (network if self.alignment is None else nn.ModuleList([network, self.alignment])).to(device)
         self.network, self.pairs, self.validating, self.device = network, pairs, validating, device
+        self._heads = list(heads) or [len(network.target_mean)]
         self.optimiser = torch.optim.Adam(self.module.parameters(), lr=self.options.learning_rate)
 
     def learning_rate(self, start: float, end: float) -> float:
@@ -144,7 +161,7 @@ class _DistillationTask:
     def loss(self, batch: list[int], generator: torch.Generator) -> BatchLoss:
         """Compute the loss per sample; only the alignment draws from the generator."""
         compared = _compare(self.network, [self.pairs[i] for i in batch], self.device)
-        value = distillation_loss(compared.hallucinated, compared.target, len(batch), self.options.loss)
+        value = self._error(compared, len(batch))
         if self.alignment is not None:
             value = value + self.options.alignment * self._misalignment(compared, len(batch), generator)
         return BatchLoss(value, len(compared.target))
@@ -160,13 +177,19 @@ class _DistillationTask:
         self.module.eval()
         total = rows = 0.0
         for i in self.validating:
-            _, hallucinated, target = _compare(self.network, [self.pairs[i]], self.device)
-            total += float(distillation_loss(hallucinated, target, 1, self.options.loss))
-            rows += len(target)
+            compared = _compare(self.network, [self.pairs[i]], self.device)
+            total += float(self._error(compared, 1))
+            rows += len(compared.target)
         return total / rows
 
+    def _error(self, compared: _Compared, samples: int) -> Tensor:
+        """Return the loss of all rows, per sample: the sum over the heads."""
+        parts = zip(compared.hallucinated.split(self._heads, 1), compared.target.split(self._heads, 1), strict=True)
+        losses = [distillation_loss(*part, samples, self.options.loss) for part in parts]
+        return torch.stack(losses).sum()
+
     def _misalignment(self, compared: _Compared, samples: int, generator: torch.Generator) -> Tensor:
-        """Return the contrastive loss times the distillation loss of a network that always outputs the mean target."""
+        """Return the contrastive loss times the distance of targets from their mean (root mean square), per sample."""
         assert self.alignment is not None
         rows = rows_to_compare(compared.fed, generator)
         mean, scale = self.network.target_mean, self.network.target_scale
