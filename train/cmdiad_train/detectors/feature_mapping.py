@@ -92,4 +92,4 @@ class FeatureToFeature(nn.Module):
         if not self.coordinates:
             return fed
         place = features[:, 0, -2:] if self.context > 1 else features[..., -2:]
-        return torch.cat([fed, place], -1)
+        return torch.cat([fed, place.to(fed.dtype)], -1)
