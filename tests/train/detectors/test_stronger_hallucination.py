@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cmdiad_export.precision.casting import _half
 from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.engines.searched_cells import SUFFIX, searched_cells
@@ -130,6 +132,22 @@ def test_network_adds_a_linear_map_of_the_place_to_the_first_layer(context: int)
     found = located.hidden(with_places(features, places))
     before = plain.mlp.fc1(plain._fed(features)) + places @ first[:, -2:].T
     torch.testing.assert_close(found, F.gelu(plain.mlp.fc2(F.gelu(before))), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("context", [1, 3])
+def test_network_with_coordinates_computes_in_fp16(context: int) -> None:
+    """Cast as an export casts it, LayerNorm in fp32; fp16 has 11 bits, and sums of 160 products round more."""
+    torch.manual_seed(0)
+    network = FeatureToFeature(64, 32, context=context, coordinates=True)
+    features = torch.randn((50, 64) if context == 1 else (50, context**2, 64))
+    fed = with_places(features, torch.rand(50, 2) * 2 - 1)
+    holder = torch.nn.ModuleDict({"network": copy.deepcopy(network)})
+    for name, _ in network.named_children():
+        _half(holder, f"network.{name}", ())
+    with torch.no_grad():
+        expected, found = network(fed), holder["network"](fed)
+    assert holder["network"].mlp.fc1.weight.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=5e-3 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(("context", "coordinates"), [(3, False), (1, True), (3, True)])
