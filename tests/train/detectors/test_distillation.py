@@ -196,6 +196,17 @@ def test_losses_equal_their_formulas(kind: str) -> None:
     assert float(loss) == pytest.approx(expected / 3, rel=1e-9)
 
 
+def test_losses_of_several_stages_add_up(tmp_path: Path) -> None:
+    pairs = linear_pairs()
+    recipe = changed(RECIPE, distillation=replace(OPTIONS, epochs=1, validation=0.3))
+    network = new_network(pairs, recipe)
+    [epoch] = distil(network, pairs, recipe, checkpoint=tmp_path / "c.safetensors", heads=(2, 3))
+    with torch.no_grad():
+        errors = torch.stack([network(pairs[i][0]) - pairs[i][1] for i in split(len(pairs), 0.3)[1]])
+    expected = errors[..., :2].norm(dim=-1).mean() + errors[..., 2:].norm(dim=-1).mean()
+    assert epoch.validation == pytest.approx(float(expected), rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["cosine", "smooth_l1"])
 def test_other_losses_learn_too(tmp_path: Path, kind: str) -> None:
     pairs = linear_pairs()

@@ -8,11 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.files import sha256_of, write_json
-from cmdiad_train.detectors.bank.features.projection import principal_directions, projection_layer
+from cmdiad_train.detectors.bank.features.projection import (
+    principal_directions,
+    projection_layer,
+    stage_components,
+    stage_directions,
+)
 from cmdiad_train.detectors.bank.run_files import load_basis
 from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.runs.record import read_record
@@ -36,6 +42,31 @@ def test_directions_are_those_of_all_samples_together() -> None:
     expected = torch.linalg.svd(centred, full_matrices=False).Vh[:4].T.float()
     torch.testing.assert_close((found.T @ expected).abs(), torch.eye(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(found.T @ found, torch.eye(4), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("components", [8, None])
+def test_directions_of_stages_do_not_mix_and_weigh_the_same(components: int | None) -> None:
+    rows = noise(300, 12) * torch.linspace(3, 0.1, 12) + 5.0
+    basis = stage_directions(rows.split([100, 20, 180]), (3, 9), components)
+    kept = stage_components((3, 9), components)
+    assert kept == ((3, 4) if components else (3, 9))
+    assert basis.shape == (12, sum(kept))
+    assert float(basis[3:, :3].abs().max()) == float(basis[:3, 3:].abs().max()) == 0
+    for stage, count, own in ((rows[:, :3], kept[0], basis[:3, :3]), (rows[:, 3:], kept[1], basis[3:, 3:])):
+        centred = (stage - stage.mean(0)).double()
+        vectors = torch.linalg.svd(centred, full_matrices=False).Vh[:count].T
+        assert float((centred @ own.double()).square().mean(0).sum()) == pytest.approx(1, rel=1e-5)
+        torch.testing.assert_close(
+            (F.normalize(own, dim=0).T @ vectors.float()).abs(), torch.eye(count), atol=1e-4, rtol=0
+        )
+
+
+def test_a_stage_that_does_not_vary_is_not_raised() -> None:
+    rows = torch.cat([noise(50, 4), torch.full((50, 3), 2.0) + 1e-6 * noise(50, 3, seed=1)], 1)
+    projected = rows @ stage_directions([rows], (4, 3), None)
+    assert float(projected[:, :4].var(0, correction=0).sum()) == pytest.approx(1, rel=1e-4)
+    assert float(projected[:, 4:].var(0, correction=0).sum()) < 1e-4
+    assert bool(stage_directions([torch.zeros(5, 7)], (4, 3), None).isfinite().all())
 
 
 def test_projection_keeps_zeros_and_distances_within_its_span() -> None:

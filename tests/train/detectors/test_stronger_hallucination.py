@@ -1,7 +1,8 @@
-"""F2F with a context, one bank of main and hallucinated features, and residuals of the way back."""
+"""F2F with a context, coordinates and targets by stage, one bank of both features, and residuals of the way back."""
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -14,12 +15,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cmdiad_export.precision.casting import _half
 from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.engines import open_engine
 from cmdiad_runtime.engines.searched_cells import SUFFIX, searched_cells
 from cmdiad_runtime.errors import EngineError, RunError
 from cmdiad_train.detectors.bank.features.compared import Compared
-from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
+from cmdiad_train.detectors.bank.features.neighbourhood import (
+    cell_places,
+    neighbourhoods,
+    neighbouring_cells,
+    with_places,
+)
 from cmdiad_train.detectors.bank.features.patches import Hallucinated
 from cmdiad_train.detectors.bank.fitting.calibration import as_held_out
 from cmdiad_train.detectors.bank.fitting.hallucinating import make_pair
@@ -43,6 +50,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "enhanced": {"main_bank": "enhanced"},
     "cycle": {"residual_map": "cycle"},
     "uncertainty": {"uncertainty": "bank", "image_score": "max"},
+    "coordinates": {"distillation": replace(DISTILLATION, coordinates="cell")},
+    "stages": {"distillation": replace(DISTILLATION, targets="stages")},
+    "located": {
+        "distillation": replace(DISTILLATION, context=3, coordinates="cell", targets="stages", alignment=0.1),
+        "residual_map": "cycle",
+    },
     "all": {"distillation": replace(DISTILLATION, context=5), "main_bank": "enhanced", "residual_map": "cycle"},
 }
 CASES = [
@@ -52,7 +65,8 @@ CASES = [
     ("xyz", "top", "uncertainty"),
     ("xyz", "top", "all"),
 ]
-DEFAULT_CASES = [("rgb", "part", "context"), ("xyz", "top", "all")]
+FURTHER = [("rgb", "part", "located"), ("xyz", "top", "coordinates"), ("rgb", "sensor", "stages")]
+DEFAULT_CASES = [("rgb", "part", "context"), ("xyz", "top", "all"), ("rgb", "part", "located")]
 """Cases that are exported in the default lane. Together they have every option except for `uncertainty`."""
 
 
@@ -94,11 +108,57 @@ def test_network_with_a_context_is_a_convolution() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_listed_cells_and_all_cells_have_the_same_hallucinations() -> None:
+def test_places_are_the_centres_of_the_cells_on_the_part() -> None:
+    grid, part = 5, {3, 7, 12, 24}
+    rows, cells = features_of_part(grid, 4, part)
+    places = cell_places(grid)
+    alone, around = with_places(rows, places), neighbourhoods(rows, cells, neighbouring_cells(grid, 3))
+    wide = with_places(around, places)
+    for cell in range(grid**2):
+        y, x = divmod(cell, grid)
+        own = [(2 * x + 1) / grid - 1, (2 * y + 1) / grid - 1] if cell in part else [0.0, 0.0]
+        torch.testing.assert_close(alone[cell], torch.cat([rows[cell], torch.tensor(own)]))
+        torch.testing.assert_close(wide[cell], torch.cat([around[cell], torch.tensor(own).expand(9, 2)], 1))
+
+
+@pytest.mark.parametrize("context", [1, 3])
+def test_network_adds_a_linear_map_of_the_place_to_the_first_layer(context: int) -> None:
+    torch.manual_seed(0)
+    located = FeatureToFeature(8, 5, context=context, coordinates=True).double()
+    plain = FeatureToFeature(8, 5, context=context).double()
+    weights = located.state_dict()
+    first = weights["mlp.fc1.weight"]
+    plain.load_state_dict({**weights, "mlp.fc1.weight": first[:, :-2]})
+    shape = (6, 8) if context == 1 else (6, context**2, 8)
+    features, places = torch.randn(shape, dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64)
+    found = located.hidden(with_places(features, places))
+    before = plain.mlp.fc1(plain._fed(features)) + places @ first[:, -2:].T
+    torch.testing.assert_close(found, F.gelu(plain.mlp.fc2(F.gelu(before))), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("context", [1, 3])
+def test_network_with_coordinates_computes_in_fp16(context: int) -> None:
+    """Cast as an export casts it, LayerNorm in fp32; fp16 has 11 bits, and sums of 160 products round more."""
+    torch.manual_seed(0)
+    network = FeatureToFeature(64, 32, context=context, coordinates=True)
+    features = torch.randn((50, 64) if context == 1 else (50, context**2, 64))
+    fed = with_places(features, torch.rand(50, 2) * 2 - 1)
+    holder = torch.nn.ModuleDict({"network": copy.deepcopy(network)})
+    for name, _ in network.named_children():
+        _half(holder, f"network.{name}", ())
+    with torch.no_grad():
+        expected, found = network(fed), holder["network"](fed)
+    assert holder["network"].mlp.fc1.weight.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=5e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("context", "coordinates"), [(3, False), (1, True), (3, True)])
+def test_listed_cells_and_all_cells_have_the_same_hallucinations(context: int, coordinates: bool) -> None:
     grid, part = 6, {8, 9, 14, 15, 20}
     rows, cells = features_of_part(grid, 8, part)
     torch.manual_seed(1)
-    hallucinated = Hallucinated(FeatureToFeature(8, 3, context=3), main_grid=grid, grid=grid)
+    network = FeatureToFeature(8, 3, context=context, coordinates=coordinates)
+    hallucinated = Hallucinated(network, main_grid=grid, grid=grid)
     with torch.no_grad():
         everywhere, own = hallucinated(rows, cells, None)
         image = np.zeros((1, grid, grid, 3), np.float32)
@@ -111,16 +171,23 @@ def test_listed_cells_and_all_cells_have_the_same_hallucinations() -> None:
     torch.testing.assert_close(few[places], everywhere[own], rtol=1e-6, atol=1e-6)
 
 
-def test_pair_with_a_context_has_the_same_targets_and_centres() -> None:
-    grid = 6
-    rows, cells = features_of_part(grid, 4, {8, 9, 14})
+def test_pairs_with_context_or_coordinates_have_the_same_targets_and_centres() -> None:
+    grid, part = 6, [8, 9, 14]
+    rows, cells = features_of_part(grid, 4, set(part))
     other = {"rows": torch.randn(grid**2, 3), "cells": torch.arange(grid**2)}
-    alone, wide = (
+    alone, wide, located = (
         make_pair({"rows": rows, "cells": cells}, other, (grid, grid), tiny_recipe("rgb", "f2f", distillation=options))
-        for options in (DISTILLATION, replace(DISTILLATION, context=5))
+        for options in (
+            DISTILLATION,
+            replace(DISTILLATION, context=5),
+            replace(DISTILLATION, coordinates="cell"),
+        )
     )
     assert torch.equal(alone[1], wide[1])
+    assert torch.equal(alone[1], located[1])
     assert torch.equal(alone[0], wide[0][:, 12])
+    places = torch.cat([torch.zeros(1, 2), cell_places(grid)[part]])  # the background comes first
+    assert torch.equal(located[0], torch.cat([alone[0], places], 1))
 
 
 def test_enhanced_distance_is_that_of_both_features_in_their_units() -> None:
@@ -184,7 +251,7 @@ def test_residuals_of_training_samples_are_raised_to_those_of_held_out_ones() ->
 @pytest.mark.parametrize(
     ("modality", "view", "variant", "precision"),
     some(
-        [(*case, precision) for precision in ("fp32", "fp16") for case in CASES],
+        [(*case, precision) for precision in ("fp32", "fp16") for case in (*CASES, *FURTHER)],
         [*((*case, "fp32") for case in DEFAULT_CASES), ("xyz", "top", "all", "fp16")],
     ),
 )
@@ -214,7 +281,8 @@ def test_exported_graph_equals_torch(
 
 
 @pytest.mark.parametrize(
-    ("modality", "view", "variant"), some([case for case in CASES if case[1] != "sensor"], DEFAULT_CASES)
+    ("modality", "view", "variant"),
+    some([case for case in (*CASES, *FURTHER) if case[1] != "sensor"], DEFAULT_CASES),
 )
 def test_a_list_without_a_cell_of_the_part_fails(exported: Any, modality: str, view: str, variant: str) -> None:
     bundle = exported(modality, "f2f", "fp32", xyz=NORMALS, view=view, verdict="map", **VARIANTS[variant])
@@ -364,17 +432,22 @@ def test_options_need_f2f_in_the_default_mode() -> None:
     for change in ({"main_bank": "enhanced"}, {"image_score": "reweighted"}):
         with pytest.raises(RunError, match="unless the main bank is plain"):
             tiny_recipe("rgb", "f2f", **{"uncertainty": "bank", "image_score": "max", **change})
-    with pytest.raises(RunError, match="image of normals or depth"):
-        tiny_recipe("xyz", "f2f", distillation=replace(DISTILLATION, context=3))
+    for options in (replace(DISTILLATION, context=3), replace(DISTILLATION, coordinates="cell")):
+        with pytest.raises(RunError, match="image of normals or depth"):
+            tiny_recipe("xyz", "f2f", distillation=options)
+    for changes in ({}, {"xyz": SurfaceExtractor("normals", RgbExtractor("resnet10t", (1,), 14))}):
+        with pytest.raises(RunError, match="a CNN with several stages"):
+            tiny_recipe("rgb", "f2f", **VARIANTS["stages"], **changes)
 
 
 def test_recipe_of_an_earlier_version_has_none_of_these() -> None:
     earlier = tiny_recipe("rgb", "f2f").to_json()
     assert not {"main_bank", "residual_map", "uncertainty"} & set(earlier["detector"])
-    assert "context" not in earlier["detector"]["distillation"]
+    assert not {"context", "coordinates", "targets"} & set(earlier["detector"]["distillation"])
     assert Recipe.from_json(earlier).detector == tiny_recipe("rgb", "f2f").detector
-    recipe = tiny_recipe("rgb", "f2f", xyz=NORMALS, **VARIANTS["all"])
-    assert Recipe.from_json(recipe.to_json()) == recipe
+    for variant in ("all", "located"):
+        recipe = tiny_recipe("rgb", "f2f", xyz=NORMALS, **VARIANTS[variant])
+        assert Recipe.from_json(recipe.to_json()) == recipe
     for name, value in (("main_bank", 5), ("residual_map", "cycled"), ("uncertainty", True)):
         with pytest.raises(RunError, match=name):
             changed(tiny_recipe("rgb", "f2f"), **{name: value})

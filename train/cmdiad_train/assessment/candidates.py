@@ -24,7 +24,17 @@ CAMERA, CLOUD, BOTH = "camera", "3D", "both"
 """Names of the rows without hallucination."""
 HALLUCINATING = {"bank": ("hallucination", "none", "f2f"), "trd": ("variant", "rd", "mtfi-trd")}
 """Option of each family that hallucinates the missing sensor, its value without, and its default value with."""
-_DETAILS = {"bank": ("hallucination_context", "main_bank", "residual_map", "uncertainty")}
+_DETAILS = {
+    "bank": (
+        "hallucination_context",
+        "hallucination_coordinates",
+        "hallucination_targets",
+        "alignment",
+        "main_bank",
+        "residual_map",
+        "uncertainty",
+    )
+}
 """Options of each family that need hallucination."""
 
 

@@ -30,8 +30,9 @@ class FeatureToFeature(nn.Module):
     """F2F: LayerNorm and a three-layer MLP, from one modality's patch features to the other's (method §8.1).
 
     With a context, the MLP also sees the cells around each cell, each of them reduced to a quarter of the channels by a
-    linear layer. Together with the first layer of the MLP that is a convolution over the grid of cells. The published
-    network has no context.
+    linear layer. Together with the first layer of the MLP that is a convolution over the grid of cells. With
+    coordinates, the MLP also sees where the cell is (Liu et al. 2018, arXiv 1807.03247). The published network has
+    neither.
 
     Args:
         width: Channels of the main modality's features.
@@ -39,6 +40,7 @@ class FeatureToFeature(nn.Module):
         expansion: Hidden width as a multiple of `width`.
         output: Last activation: "gelu" as published, or "linear", which can also reach values below -0.17.
         context: Side of the square of cells that the network sees around each cell, odd; 1 for the cell alone.
+        coordinates: True if the place of the cell, x and y, follows the features.
 
     Attributes:
         target_mean: Offset float `[out]`, is added to the output of the network; 0 as published.
@@ -49,15 +51,22 @@ class FeatureToFeature(nn.Module):
     target_scale: Tensor
 
     def __init__(
-        self, width: int, out: int, *, expansion: float = 2.5, output: str = "linear", context: int = 1
+        self,
+        width: int,
+        out: int,
+        *,
+        expansion: float = 2.5,
+        output: str = "linear",
+        context: int = 1,
+        coordinates: bool = False,
     ) -> None:
         super().__init__()
-        self.norm, self.context = nn.LayerNorm(width), context
+        self.norm, self.context, self.coordinates = nn.LayerNorm(width), context, coordinates
         reduced = max(1, width // 4)
         if context > 1:
             self.reduce = nn.Linear(width, reduced)
         fed = width + context**2 * reduced if context > 1 else width
-        self.mlp = _MlpModule(fed, int(expansion * width), out, output)
+        self.mlp = _MlpModule(fed + 2 * coordinates, int(expansion * width), out, output)
         self.register_buffer("target_mean", torch.zeros(out))
         self.register_buffer("target_scale", torch.ones(()))
 
@@ -65,7 +74,8 @@ class FeatureToFeature(nn.Module):
         """Return hallucinated features `[..., out]` of main features.
 
         Args:
-            features: Features `[..., width]`, or `[R, context², width]` of the cells around each cell, row by row.
+            features: Features `[..., width]`, or `[R, context², width]` of the cells around each cell, row by row. With
+                coordinates, x and y of the row's cell follow the last channel.
         """
         hallucinated = self.mlp(self._fed(features))
         return hallucinated.to(self.target_mean.dtype) * self.target_scale + self.target_mean
@@ -75,7 +85,11 @@ class FeatureToFeature(nn.Module):
         return self.mlp.hidden(self._fed(features))
 
     def _fed(self, features: Tensor) -> Tensor:
-        fed: Tensor = self.norm(features)
+        own = features[..., :-2] if self.coordinates else features
+        fed: Tensor = self.norm(own)
         if self.context > 1:
             fed = torch.cat([fed[:, self.context**2 // 2], self.reduce(fed).flatten(1)], 1)
-        return fed
+        if not self.coordinates:
+            return fed
+        place = features[:, 0, -2:] if self.context > 1 else features[..., -2:]
+        return torch.cat([fed, place.to(fed.dtype)], -1)

@@ -100,6 +100,11 @@ class TimmBackbone(nn.Module):
         return [self._normalised(stage, m) for stage, m in zip(self.stages, maps, strict=True)]
 
     @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Return the number of channels of each chosen stage, in the order of the features; all channels of a ViT."""
+        return tuple(int(self.model.feature_info[i]["num_chs"]) for i in self._indices) or (self.width,)
+
+    @property
     def channel_statistics(self) -> tuple[Triple, Triple]:
         """Return mean and standard deviation of each channel, RGB order, of images scaled to 0-1."""
         return _triple(self.mean), _triple(self.std)

@@ -40,9 +40,12 @@ Distances = Literal["plain", "relative"]
 MainBank = Literal["plain", "enhanced"]
 ResidualMap = Literal["none", "cycle"]
 Uncertainty = Literal["none", "bank"]
+Targets = Literal["joined", "stages"]
+Coordinates = Literal["none", "cell"]
 
 _MOST_COMPONENTS = 1 << 20  # far above the channels of any extractor
 _MOST_STEPS = 1 << 31
+_MOST_WEIGHT = 100
 _LARGEST = sys.float_info.max
 
 _LATER: dict[str, object] = {
@@ -53,7 +56,7 @@ _LATER: dict[str, object] = {
     "uncertainty": "none",
 }
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
-_LATER_DISTILLATION: dict[str, object] = {"context": 1}
+_LATER_DISTILLATION: dict[str, object] = {"context": 1, "alignment": 0.0, "targets": "joined", "coordinates": "none"}
 """The same for the fields of `Distillation`."""
 
 
@@ -84,6 +87,11 @@ class Distillation:
         categories: Further categories of the data set whose good samples also train the network (the published
             networks are joint over all classes).
         context: Side of the square of cells that F2F sees around each cell: 1 (the cell alone, as published), 3 or 5.
+        alignment: Weight of a contrastive loss between hallucinated features and targets, next to the distance of a row
+            from its target as a multiple of that of targets from their mean; 0 for none. Needs the loss "l2".
+        targets: Features that F2F predicts: "joined" (principal components of all stages of the other extractor
+            together) or "stages" (those of each stage alone, with the same weight for each stage and a loss of each).
+        coordinates: "none", or "cell" (F2F also sees where the cell is in the view).
     """
 
     epochs: int = 12
@@ -97,6 +105,9 @@ class Distillation:
     patience: int = 5
     categories: tuple[str, ...] = ()
     context: int = 1
+    alignment: float = 0.0
+    targets: Targets = "joined"
+    coordinates: Coordinates = "none"
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch", 1), ("warmup", 0), ("patience", 0)):
@@ -107,6 +118,12 @@ class Distillation:
         require_one("distillation.loss", self.loss, ("l2", "cosine", "smooth_l1"))
         require_whole("distillation.context", self.context, 1, 5)
         require(self.context % 2 == 1, "distillation.context", self.context, "1, 3 or 5")
+        weight = is_number(self.alignment, 0, _MOST_WEIGHT)
+        require(weight, "distillation.alignment", self.alignment, f"a number from 0 to {_MOST_WEIGHT}")
+        fits = self.alignment == 0 or self.loss == "l2"
+        require(fits, "distillation.alignment", self.alignment, "0, unless the loss is l2")
+        require_one("distillation.targets", self.targets, get_args(Targets))
+        require_one("distillation.coordinates", self.coordinates, get_args(Coordinates))
         below_one = is_number(self.validation, 0, 1) and self.validation < 1
         require(below_one, "distillation.validation", self.validation, "a fraction in [0, 1)")
         require_kind("distillation.categories", self.categories, [tuple])
@@ -238,10 +255,13 @@ class BankRecipe:
         )
 
     def _check_hallucination(self, recipe: Recipe) -> None:
-        context = self.distillation.context
+        distillation = self.distillation
         may_differ = self.hallucination == "f2f" and self.mode == "default"
         for name, value, usual in (
-            ("distillation.context", context, 1),
+            ("distillation.context", distillation.context, 1),
+            ("distillation.alignment", distillation.alignment, 0),
+            ("distillation.targets", distillation.targets, "joined"),
+            ("distillation.coordinates", distillation.coordinates, "none"),
             ("main_bank", self.main_bank, "plain"),
             ("residual_map", self.residual_map, "none"),
             ("uncertainty", self.uncertainty, "none"),
@@ -254,12 +274,28 @@ class BankRecipe:
             self.uncertainty,
             "none, unless the main bank is plain and the image score max",
         )
+        for name, value, usual in (
+            ("context", distillation.context, 1),
+            ("coordinates", distillation.coordinates, "none"),
+        ):
+            require(
+                value == usual or recipe.modality != "xyz" or self.points is None,
+                f"distillation.{name}",
+                value,
+                f"{usual}, unless clouds are seen as an image of normals or depth",
+            )
         require(
-            context == 1 or recipe.modality != "xyz" or self.points is None,
-            "distillation.context",
-            context,
-            "1, unless clouds are seen as an image of normals or depth",
+            distillation.targets == "joined" or len(self._stages_of(recipe.other)) > 1,
+            "distillation.targets",
+            distillation.targets,
+            "joined, unless the hallucinated modality is seen by a CNN with several stages",
         )
+
+    def _stages_of(self, modality: Modality) -> tuple[int, ...]:
+        """Return the stages of a modality's extractor; empty for a ViT and for points."""
+        if modality == "rgb":
+            return self.rgb.stages
+        return self.xyz.backbone.stages if isinstance(self.xyz, SurfaceExtractor) else ()
 
     @property
     def points(self) -> XyzExtractor | None:

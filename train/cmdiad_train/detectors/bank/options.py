@@ -42,6 +42,25 @@ HALLUCINATION = option_group(
         "[default: 1]",
     ),
     click.option(
+        "--hallucination-coordinates",
+        type=click.Choice(["none", "cell"]),
+        help="Place of the cell as a further input of the f2f network: none, or x and y (default mode only).  "
+        "[default: none]",
+    ),
+    click.option(
+        "--hallucination-targets",
+        type=click.Choice(["joined", "stages"]),
+        help="Features that the f2f network predicts: principal components of all stages of the other extractor "
+        "together, or of each stage alone, with the same weight (default mode only).  [default: joined]",
+    ),
+    click.option(
+        "--alignment",
+        type=float,
+        metavar="WEIGHT",
+        help="Weight of a contrastive loss that aligns hallucinated features with their targets while the f2f network "
+        "is trained, for example 0.1 (default mode only).  [default: 0]",
+    ),
+    click.option(
         "--main-bank",
         type=click.Choice(["plain", "enhanced"]),
         help="Banks with f2f: a bank of main and a bank of hallucinated features, or one bank of concatenated features "

@@ -58,6 +58,9 @@ _DISTILLATION = {
     "distil_validation": "validation",
     "patience": "patience",
     "hallucination_context": "context",
+    "hallucination_coordinates": "coordinates",
+    "hallucination_targets": "targets",
+    "alignment": "alignment",
 }
 _PART = (
     "hallucination",

@@ -189,7 +189,14 @@ def _new_network(state: dict[str, Tensor], metadata: dict[str, str], recipe: Rec
     part, out = bank_part(recipe), len(state["target_mean"])
     if part.hallucination == "f2f":
         width, options = len(state["norm.weight"]), part.distillation
-        return FeatureToFeature(width, out, expansion=options.expansion, output=options.output, context=options.context)
+        return FeatureToFeature(
+            width,
+            out,
+            expansion=options.expansion,
+            output=options.output,
+            context=options.context,
+            coordinates=options.coordinates == "cell",
+        )
     if part.hallucination == "f2i":
         return FeatureToInput(state["conv1.weight"].shape[1], int(metadata["fed_grid"]), recipe.size)
     return InputToFeature(out)

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from cmdiad_runtime.names import Modality
 from cmdiad_train.detectors.bank.features.compared import Compared, Patches
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
-from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
+from cmdiad_train.detectors.bank.features.neighbourhood import (
+    cell_places,
+    neighbourhoods,
+    neighbouring_cells,
+    with_places,
+)
 from cmdiad_train.detectors.bank.features.projection import projection_layer
 from cmdiad_train.detectors.cell_maps import marked_cells
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
@@ -142,6 +147,7 @@ class Hallucinated(nn.Module):
     every_cell: Tensor
     repeat: Tensor
     around: Tensor | None
+    places: Tensor | None
 
     def __init__(
         self,
@@ -168,6 +174,8 @@ class Hallucinated(nn.Module):
         context = network.context if isinstance(network, FeatureToFeature) else 1
         around = neighbouring_cells(main_grid, context) if context > 1 else None
         self.register_buffer("around", around, persistent=False)
+        located = isinstance(network, FeatureToFeature) and network.coordinates
+        self.register_buffer("places", cell_places(main_grid) if located else None, persistent=False)
 
     def forward(self, rows: Tensor, cells: Tensor, image: Tensor | None, searched: Tensor | None = None) -> Patches:
         """Return hallucinated rows and cells.
@@ -176,13 +184,14 @@ class Hallucinated(nn.Module):
             rows: Main rows `[R, C]`.
             cells: Main cells `[main_grid²]`.
             image: Image `[3, size, size]` for I2F, else None.
-            searched: Cell int64 `[R]` of each row, for F2F with a context; None if row i belongs to cell i.
+            searched: Cell int64 `[R]` of each row, for F2F with a context or coordinates; None if row i is of cell i.
         """
         if isinstance(self.network, FeatureToFeature):
             fed = rows
             if self.around is not None:
-                around = self.around if searched is None else self.around[searched]
-                fed = neighbourhoods(rows, cells, around)
+                fed = neighbourhoods(rows, cells, _of_cells(self.around, searched))
+            if self.places is not None:
+                fed = with_places(fed, _of_cells(self.places, searched))
             return self.network(fed).float(), cells[self.repeat]
         if isinstance(self.network, InputToFeature):
             assert image is not None
@@ -203,6 +212,11 @@ class Hallucinated(nn.Module):
         assert self.extractor is not None and self.cloud is not None
         centers, groups, weights = self.cloud(generated[0])
         return weights @ project(self.projection, self.extractor(centers, groups)[0])
+
+
+def _of_cells(values: Tensor, chosen: Tensor | None) -> Tensor:
+    """Return the values `[R, ...]` of chosen cells int64 `[R]`, or those of every cell."""
+    return values if chosen is None else values[chosen]
 
 
 def project(projection: nn.Module, rows: Tensor) -> Tensor:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.detectors.bank.features.hallucination import FeatureToInput, InputToFeature, Network
+from cmdiad_train.detectors.bank.fitting.alignment import Alignment, rows_to_compare
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.recipe import Distillation, Recipe, bank_part
 from cmdiad_train.training.checkpoint import Checkpoint
@@ -25,7 +27,8 @@ Pair = tuple[Tensor, Tensor]
 class Pairs(Protocol):
     """Input and target pairs for the distillation network, one per sample.
 
-    F2F: features `[R, C]`, or with a context `[R, context², C]`, to features `[R, C']`, row by row.
+    F2F: features `[R, C]`, or with a context `[R, context², C]`, to features `[R, C']`, row by row. With coordinates
+    the features have two more channels.
     F2I: features `[grid², C]` to an image `[3, h, w]`.
     I2F: an image `[3, h, w]` to features `[T, C']`.
     """
@@ -50,9 +53,14 @@ def new_network(pairs: Pairs, recipe: Recipe) -> Network:
 def _network(x: Tensor, y: Tensor, recipe: Recipe) -> Network:
     options = bank_part(recipe).distillation
     if bank_part(recipe).hallucination == "f2f":
-        context = options.context if x.ndim == 3 else 1
+        located = options.coordinates == "cell"
         return FeatureToFeature(
-            x.shape[-1], y.shape[1], expansion=options.expansion, output=options.output, context=context
+            x.shape[-1] - 2 * located,
+            y.shape[1],
+            expansion=options.expansion,
+            output=options.output,
+            context=options.context,
+            coordinates=located,
         )
     if bank_part(recipe).hallucination == "f2i":
         return FeatureToInput(x.shape[1], round(len(x) ** 0.5), y.shape[-1])
@@ -70,12 +78,13 @@ def target_statistics(pairs: Pairs, is_image: bool) -> tuple[Tensor, Tensor]:
     return mean.float(), variance.clamp(min=1e-12).sqrt().float()
 
 
-def distil(
+def distil(  # noqa: PLR0913 - the pairs, and where and how to train on them
     network: Network,
     pairs: Pairs,
     recipe: Recipe,
     *,
     checkpoint: Path,
+    heads: Sequence[int] = (),
     device: torch.device | None = None,
     reporter: Reporter = SILENT,
 ) -> list[Epoch]:
@@ -90,6 +99,7 @@ def distil(
         pairs: Input and target of each sample.
         recipe: Recipe with the training options, mode and seed.
         checkpoint: Safetensors file for the state of the training.
+        heads: Channels of each stage of the targets, whose losses add up; empty for one loss over all channels.
         device: Device that the network trains on; None for the CPU.
         reporter: Receiver of the progress, one step per epoch.
 
@@ -107,7 +117,7 @@ def distil(
         keep_best=True,
         patience=options.patience,
     )
-    task = _DistillationTask(network, pairs, validating, recipe, device or torch.device("cpu"))
+    task = _DistillationTask(network, pairs, validating, recipe, device or torch.device("cpu"), heads)
     log = train(task, training, loop, Checkpoint(checkpoint, name), reporter)
     network.eval()
     return log
@@ -122,45 +132,96 @@ class _DistillationTask:
         validating: Indices of the validation samples.
         recipe: Recipe with the training options and mode.
         device: Device of the network.
+        heads: See `distil`.
+
+    Attributes:
+        module: Network, and with a contrastive alignment also its heads.
     """
 
     def __init__(
-        self, network: Network, pairs: Pairs, validating: list[int], recipe: Recipe, device: torch.device
+        self,
+        network: Network,
+        pairs: Pairs,
+        validating: list[int],
+        recipe: Recipe,
+        device: torch.device,
+        heads: Sequence[int] = (),
     ) -> None:
-        self.module = network.to(device)
-        self.pairs, self.validating, self.device = pairs, validating, device
         self.options, self.published = bank_part(recipe).distillation, bank_part(recipe).mode == "faithful"
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=self.options.learning_rate)
+        self.alignment = None if self.options.alignment == 0 else _new_alignment(network, recipe.seed)
+        self.module = (network if self.alignment is None else nn.ModuleList([network, self.alignment])).to(device)
+        self.network, self.pairs, self.validating, self.device = network, pairs, validating, device
+        self._heads = list(heads) or [len(network.target_mean)]
+        self.optimiser = torch.optim.Adam(self.module.parameters(), lr=self.options.learning_rate)
 
     def learning_rate(self, start: float, end: float) -> float:
         """Return the learning rate at the start of a step."""
         return learning_rate(self.options, start, self.published)
 
     def loss(self, batch: list[int], generator: torch.Generator) -> BatchLoss:
-        """Compute the loss per sample; the generator is not needed."""
-        value, rows = _batch_loss(self.module, [self.pairs[i] for i in batch], self.options, self.device)
-        return BatchLoss(value, rows)
+        """Compute the loss per sample; only the alignment draws from the generator."""
+        compared = _compare(self.network, [self.pairs[i] for i in batch], self.device)
+        value = self._error(compared, len(batch))
+        if self.alignment is not None:
+            value = value + self.options.alignment * self._misalignment(compared, len(batch), generator)
+        return BatchLoss(value, len(compared.target))
 
     @torch.no_grad()
     def validate(self) -> float | None:
-        """Compute the mean loss per row over the validation samples, or return None without any."""
+        """Compute the mean loss per row over the validation samples, or return None without any.
+
+        The alignment does not count, so that it decides neither the best epoch nor the last one.
+        """
         if not self.validating:
             return None
         self.module.eval()
-        losses = [_batch_loss(self.module, [self.pairs[i]], self.options, self.device) for i in self.validating]
-        return sum(float(loss) for loss, _ in losses) / sum(rows for _, rows in losses)
+        total = rows = 0.0
+        for i in self.validating:
+            compared = _compare(self.network, [self.pairs[i]], self.device)
+            total += float(self._error(compared, 1))
+            rows += len(compared.target)
+        return total / rows
+
+    def _error(self, compared: _Compared, samples: int) -> Tensor:
+        """Return the loss of all rows, per sample: the sum over the heads."""
+        parts = zip(compared.hallucinated.split(self._heads, 1), compared.target.split(self._heads, 1), strict=True)
+        losses = [distillation_loss(*part, samples, self.options.loss) for part in parts]
+        return torch.stack(losses).sum()
+
+    def _misalignment(self, compared: _Compared, samples: int, generator: torch.Generator) -> Tensor:
+        """Return the contrastive loss times the distance of targets from their mean (root mean square), per sample."""
+        assert self.alignment is not None
+        rows = rows_to_compare(compared.fed, generator)
+        mean, scale = self.network.target_mean, self.network.target_scale
+        hallucinated, target = ((part[rows] - mean) / scale for part in (compared.hallucinated, compared.target))
+        unit = scale * target.shape[1] ** 0.5 * len(compared.target) / samples
+        return self.alignment(hallucinated, target) * unit if len(rows) else hallucinated.sum()
 
 
-def _batch_loss(network: Network, batch: list[Pair], options: Distillation, device: torch.device) -> tuple[Tensor, int]:
-    """Return the loss per sample of a batch, and the number of rows."""
+def _new_alignment(network: Network, seed: int) -> Alignment:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Alignment(len(network.target_mean))
+
+
+class _Compared(NamedTuple):
+    """Rows of a batch: `[n, C]` that the network was fed with, `[n, C']` of its output, and `[n, C']` of the targets.
+
+    For an image, `fed` is the input of the network as it is.
+    """
+
+    fed: Tensor
+    hallucinated: Tensor
+    target: Tensor
+
+
+def _compare(network: Network, batch: list[Pair], device: torch.device) -> _Compared:
     join = torch.cat if isinstance(network, FeatureToFeature) else torch.stack
     x, y = (join([pair[part] for pair in batch]).to(device) for part in (0, 1))
     with mixed_precision(device):
         hallucinated = network(x)
     is_image = isinstance(network, FeatureToInput)
-    rows = _rows(y, is_image)
-    loss = distillation_loss(_rows(hallucinated.float(), is_image), rows, len(batch), options.loss)
-    return loss, len(rows)
+    return _Compared(x, _rows(hallucinated.float(), is_image), _rows(y, is_image))
 
 
 def _rows(target: Tensor, is_image: bool) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,7 +19,11 @@ from cmdiad_train.detectors.bank.features.patches import (
     input_names,
     shows_part_alone,
 )
-from cmdiad_train.detectors.bank.features.projection import principal_directions
+from cmdiad_train.detectors.bank.features.projection import (
+    principal_directions,
+    stage_components,
+    stage_directions,
+)
 from cmdiad_train.detectors.bank.fitting.banks import bank_rows
 from cmdiad_train.detectors.bank.preprocessing import shown_modality
 from cmdiad_train.detectors.bank.run_files import (
@@ -32,7 +36,7 @@ from cmdiad_train.detectors.bank.run_files import (
     save_extractor,
 )
 from cmdiad_train.detectors.family import FitContext, as_tensors
-from cmdiad_train.extractors import PointMae
+from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.shipped import weights_file
 from cmdiad_train.features import FileHashes, extractor_digest, feature_key, modality_settings, needed_files
 from cmdiad_train.features.store import FeatureStore, Stored
@@ -62,13 +66,29 @@ class TrainingFeatures:
         """Return the patch features of a modality, projected on principal components if the recipe says so."""
         run = self.context.run
         extractor, cut_out = self._extractor(modality), shows_part_alone(self.recipe, modality)
-        components = self.part.components
-        if components is None or components >= extractor.width:
+        components, by_stage = self.part.components, self._by_stage(modality)
+        if not by_stage and (components is None or components >= extractor.width):
             return PatchFeatures(extractor, cut_out=cut_out)
         if not (run / basis_file(modality)).exists():
-            unprojected = PatchFeatures(extractor, cut_out=cut_out)
-            save_basis(run, self._basis(unprojected, modality, components), modality)
+            rows = self._rows(PatchFeatures(extractor, cut_out=cut_out), modality)
+            if by_stage:
+                basis = stage_directions(rows, _stage_widths(extractor), components)
+            else:
+                assert components is not None
+                basis = principal_directions(rows, components)
+            save_basis(run, basis, modality)
         return PatchFeatures(extractor, cut_out=cut_out, basis=load_basis(run, modality))
+
+    def target_heads(self, other: PatchFeatures) -> tuple[int, ...]:
+        """Return the channels of each stage of the features to hallucinate; empty if the stages are joined."""
+        if not self._by_stage(self.recipe.other):
+            return ()
+        return stage_components(_stage_widths(other.extractor), self.part.components)
+
+    def _by_stage(self, modality: Modality) -> bool:
+        """Return True if a modality is hallucinated stage by stage."""
+        is_target = self.part.hallucination != "none" and modality == self.recipe.other
+        return is_target and self.part.distillation.targets == "stages"
 
     def of_training(self, features: PatchFeatures, modality: Modality, category: str = "") -> list[Stored]:
         """Return the tensors of every training sample: `rows` and `cells`, and `image` if a network sees images.
@@ -88,11 +108,11 @@ class TrainingFeatures:
         self.store.release(raw.kind)
         return stored
 
-    def _basis(self, features: PatchFeatures, modality: Modality, components: int) -> Tensor:
-        """Return the principal components of the training samples' features, with those of all joint categories."""
+    def _rows(self, features: PatchFeatures, modality: Modality) -> Iterator[Tensor]:
+        """Return the rows `[R, C]` of each training sample, with those of all joint categories."""
         categories = ["", *self.context.joint] if self.part.hallucination != "none" else [""]
         samples = [s for category in categories for s in _Extraction(self, features, modality, category, "-raw").all()]
-        return principal_directions((bank_rows([(s["rows"], s["cells"])], self.recipe) for s in samples), components)
+        return (bank_rows([(s["rows"], s["cells"])], self.recipe) for s in samples)
 
     def _extractor(self, modality: Modality) -> Extractor:
         run = self.context.run
@@ -205,6 +225,11 @@ class _Extraction:
         if self._image_alone:
             return {"image": raw["image"]}
         return {**raw, "rows": self.features.project(raw["rows"].to(self.context.device))}
+
+
+def _stage_widths(extractor: Extractor) -> tuple[int, ...]:
+    assert isinstance(extractor, TimmBackbone), "the recipe allows stages of image networks only"
+    return extractor.stage_widths
 
 
 def _without_origin(spec: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import MODALITIES
 from cmdiad_train.detectors.bank.features.compared import Patches
 from cmdiad_train.detectors.bank.features.hallucination import Network
-from cmdiad_train.detectors.bank.features.neighbourhood import neighbourhoods, neighbouring_cells
+from cmdiad_train.detectors.bank.features.neighbourhood import (
+    cell_places,
+    neighbourhoods,
+    neighbouring_cells,
+    with_places,
+)
 from cmdiad_train.detectors.bank.features.patches import Hallucinated, PatchFeatures, hallucination_grid, regrid
 from cmdiad_train.detectors.bank.fitting.distillation import Pair, Pairs, distil, new_network, target_statistics
 from cmdiad_train.detectors.bank.fitting.features import TrainingFeatures
@@ -137,46 +143,60 @@ class _Pairs:
 
 
 class _InversePairs:
-    """Target and input of each pair: what the inverse network learns from, always row by row."""
+    """Target and main features of each pair: what the inverse network learns from, always row by row.
 
-    def __init__(self, pairs: Pairs) -> None:
-        self.pairs = pairs
+    Args:
+        pairs: Pairs of F2F.
+        width: Channels of the main features.
+    """
+
+    def __init__(self, pairs: Pairs, width: int) -> None:
+        self.pairs, self.width = pairs, width
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Pair:
         x, y = self.pairs[index]
-        return y, x if x.ndim == 2 else x[:, x.shape[1] // 2]
+        return y, (x if x.ndim == 2 else x[:, x.shape[1] // 2])[:, : self.width]
 
 
 def _train_networks(
     training: TrainingFeatures, main: PatchFeatures, stored: Sequence[Stored], other: PatchFeatures
 ) -> None:
     context, recipe, grids = training.context, training.recipe, (main.grid, other.grid)
-    mains, others = list(stored), training.of_training(other, recipe.other)
+    mains, others, width = list(stored), training.of_training(other, recipe.other), stored[0]["rows"].shape[1]
     for category in context.joint:
         mains += training.of_training(main, recipe.mains[0], category)
         others += training.of_training(other, recipe.other, category)
     pairs = _Pairs(mains, others, grids, recipe)
     if not (context.run / NETWORK).exists():
-        network = _trained(training, pairs, "distillation")
+        network = _trained(training, pairs, recipe, "distillation", training.target_heads(other))
         enhanced = training.part.main_bank == "enhanced"
-        main_scale = float(target_statistics(_InversePairs(pairs), False)[1]) if enhanced else None
+        main_scale = float(target_statistics(_InversePairs(pairs, width), False)[1]) if enhanced else None
         save_network(context.run, network, hallucination_grid(recipe, *grids), main_scale)
     if training.part.residual_map != "none":
-        save_inverse(context.run, _trained(training, _InversePairs(pairs), "inverse-distillation"))
+        inverse = _trained(training, _InversePairs(pairs, width), _of_way_back(recipe), "inverse-distillation")
+        save_inverse(context.run, inverse)
 
 
-def _trained(training: TrainingFeatures, pairs: Pairs, file: str) -> Network:
+def _of_way_back(recipe: Recipe) -> Recipe:
+    """Return the recipe for the inverse network, which sees nothing but the row and knows no stages of its targets."""
+    part = bank_part(recipe)
+    plain = replace(part.distillation, context=1, coordinates="none", alignment=0.0, targets="joined")
+    return replace(recipe, detector=replace(part, distillation=plain))
+
+
+def _trained(training: TrainingFeatures, pairs: Pairs, recipe: Recipe, file: str, heads: Sequence[int] = ()) -> Network:
     """Return a network trained on pairs; `FILE.csv` and `FILE.png` show its losses."""
-    context, recipe = training.context, training.recipe
+    context = training.context
     network, checkpoint = new_network(pairs, recipe), context.run / f"{file}.checkpoint.safetensors"
     log = distil(
         network,
         pairs,
         recipe,
         checkpoint=checkpoint,
+        heads=heads,
         device=context.device,
         reporter=context.reporter,
     )
@@ -191,6 +211,7 @@ def make_pair(main: Stored, other: Stored, grids: tuple[int, int], recipe: Recip
     F2F, published: one pair per cell of the finer grid (method §5, §9). Default: one pair per distinct row of the main
     modality, whose target is the mean over the cells that share the row, because equal inputs can only learn one
     output. With a context, the input is the square of cells around the row's cell; row i of an image belongs to cell i.
+    With coordinates, the place of the cell follows the features.
 
     Args:
         main: `rows` and `cells` of the main modality, for I2F also its `image`.
@@ -213,13 +234,15 @@ def make_pair(main: Stored, other: Stored, grids: tuple[int, int], recipe: Recip
         return regrid(main["rows"][main["cells"]], main_grid, finer), regrid(target, other_grid, finer)
     context = part.distillation.context
     around = neighbouring_cells(main_grid, context) if context > 1 else None
-    return _distinct_pair(main["rows"], main["cells"], regrid(target, other_grid, grid), around)
+    places = cell_places(main_grid) if part.distillation.coordinates == "cell" else None
+    return _distinct_pair(main["rows"], main["cells"], regrid(target, other_grid, grid), around, places)
 
 
-def _distinct_pair(rows: Tensor, cells: Tensor, targets: Tensor, around: Tensor | None) -> Pair:
+def _distinct_pair(rows: Tensor, cells: Tensor, targets: Tensor, around: Tensor | None, places: Tensor | None) -> Pair:
     used, position, count = torch.unique(cells, return_inverse=True, return_counts=True)
     total = torch.zeros(len(used), targets.shape[1]).index_add_(0, position, targets)
     fed = rows[used] if around is None else neighbourhoods(rows, cells, around[used])
+    fed = fed if places is None else with_places(fed, places[used])
     return fed, total / count[:, None]
 
 
