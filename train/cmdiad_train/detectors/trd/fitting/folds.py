@@ -1,8 +1,8 @@
 """Scores of the training samples by students that were not trained on them (cross-validation in folds).
 
 Every training sample is left out once, so the threshold rests on all good samples and not on the few held-out ones
-alone. The students of a fold have fewer training samples than those of the detector, so their scores tend to be
-larger: the false-reject rate is kept, at the price of a somewhat high threshold.
+alone. The students of a fold have fewer training samples than those of the detector, so their scores are larger: the
+false-reject rate is kept, at the price of a high threshold (docs/families.md has figures).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.progress import about
 from cmdiad_train.detectors.family import FitContext
+from cmdiad_train.detectors.trd.fitting.calibration import calibrate_branches
 from cmdiad_train.detectors.trd.fitting.features import TrainingFeatures
 from cmdiad_train.detectors.trd.fitting.variants import Group, Students
-from cmdiad_train.detectors.trd.run_files import fold_scores_file, load_branches, load_fold_scores, load_students
+from cmdiad_train.detectors.trd.run_files import fold_scores_file, load_fold_scores, load_students
 from cmdiad_train.recipe import trd_part
 from cmdiad_train.training.validation import random_folds
 
@@ -54,11 +55,12 @@ class Fold:
 def score_left_out(context: FitContext, features: TrainingFeatures) -> LeftOut:
     """Train the students of every fold, score the samples that each fold leaves out, and return all scores.
 
-    The calibration of the branches is that of the detector. Each fold leaves a small file, so that an interrupted
-    training resumes. The students of a fold are deleted after that.
+    The branches of each fold are calibrated like those of the detector, so that students with larger distances
+    everywhere do not raise the threshold. Each fold leaves a small file, so that an interrupted training resumes. The
+    students of a fold are deleted after that.
 
     Args:
-        context: The training, with a calibrated detector in its run directory.
+        context: The training, with the teacher in its run directory.
         features: Features of the training samples.
     """
     by_sample: dict[int, tuple[float, float]] = {}
@@ -82,7 +84,7 @@ def _score_fold(context: FitContext, features: TrainingFeatures, fold: Fold) -> 
     group = Group(fold.prefix, fold.file.with_suffix(""), samples)
     Students(context, features, group).train()
     detector = load_students(context.run, context.recipe, group.folder)
-    detector.calibrate(*load_branches(context.run, context.recipe))
+    detector.calibrate(*calibrate_branches(context, detector))
     step = f"{fold.prefix}score left out samples"
     scores, peaks = context.score(detector, [context.train[index] for index in fold.left_out], step)
     write_json(fold.file, {"scores": list(zip(scores, peaks, strict=True))})
