@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from cmdiad_train.training.validation import split
+from cmdiad_train.training.validation import random_folds, split
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,12 @@ def test_validation_samples_are_spread_and_never_trained_on(count: int, share: f
     assert sorted(training + validating) == list(range(count))
     if expected > 1:
         assert {b - a for a, b in pairwise(validating)} == {count // expected}
+
+
+def test_folds_do_not_follow_a_repeated_series_of_samples() -> None:
+    """With a period of four, every fourth sample would be the same pose again."""
+    folds = random_folds(40, 4, seed=0)
+    assert sorted(index for fold in folds for index in fold) == list(range(40))
+    assert [len(fold) for fold in folds] == [10] * 4
+    assert all(len({index % 4 for index in fold}) > 1 for fold in folds)
+    assert folds == random_folds(40, 4, seed=0) != random_folds(40, 4, seed=1)

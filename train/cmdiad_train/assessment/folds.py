@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from cmdiad_runtime.bundle.threshold import calibrate_threshold
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.inspection.guarded import guarded
@@ -23,6 +21,7 @@ from cmdiad_train.detectors.family import FitContext, TrainedDetector
 from cmdiad_train.fit.figures import score_parts
 from cmdiad_train.fit.fit import FitOptions
 from cmdiad_train.fit.splits import hold_out
+from cmdiad_train.training.validation import random_folds
 
 GOOD = "good"
 """Name of the unchanged copy of a sample in scores."""
@@ -48,18 +47,14 @@ class FoldDetector:
 
 
 def folds_of(names: Sequence[str], folds: int, *, seed: int) -> list[list[str]]:
-    """Return the samples of each fold in random order; every sample is in one fold.
-
-    Recordings often repeat a series of poses. Every second or third sample would be the same poses again, which the
-    detector of the fold would then never have seen.
+    """Return the samples of each fold in random order; every sample is in one fold, see `random_folds`.
 
     Args:
         names: Names of the samples.
         folds: Number of folds.
         seed: Seed of the order.
     """
-    order = np.random.default_rng(seed).permutation(len(names))
-    return [[names[place] for place in order[fold::folds]] for fold in range(folds)]
+    return [[names[place] for place in fold] for fold in random_folds(len(names), folds, seed=seed)]
 
 
 def fit_without(

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.detectors import network_training
 from cmdiad_train.detectors.family import FitContext
 from cmdiad_train.detectors.trd.fitting import students
+from cmdiad_train.detectors.trd.fitting.calibration import calibrate_branches
 from cmdiad_train.detectors.trd.fitting.folds import left_out_by_fold
 from cmdiad_train.detectors.trd.run_files import load_fold_scores
 from cmdiad_train.fit.fit import fit
 from cmdiad_train.recipe import Recipe, TrdRecipe
 from cmdiad_train.runs.run import load_run
+from helpers import RecordingReporter
 from helpers import tiny_trd_recipe as recipe
 from reporters import InterruptAt
 from runs import assert_whole, hashes
@@ -36,6 +40,14 @@ def test_every_sample_is_left_out_once_with_all_parts_of_its_picture(count: int,
     assert sorted(index for group in groups for index in group) == (list(range(count)) if number else [])
     pictures = [{index // parts for index in group} for group in groups]
     assert all(a.isdisjoint(b) for i, a in enumerate(pictures) for b in pictures[:i])
+
+
+def test_time_left_is_reported_after_each_fold(data: Path, tmp_path: Path) -> None:
+    reporter = RecordingReporter()
+    fit(data, None, recipe("rd", "rgb", folds=2), tmp_path / "run", reporter)
+    finished = [line for line in reporter.lines if line.startswith("Fold ")]
+    assert re.fullmatch(r"Fold 1 of 2 is finished; about \d+ (s|min) left\.", finished[0])
+    assert finished[1:] == ["Fold 2 of 2 is finished."]
 
 
 @pytest.fixture
@@ -90,6 +102,25 @@ def test_no_student_scores_a_sample_that_it_was_trained_on(
         assert len(samples) == 3  # both tuned students and the fine-tuned one
         assert all(group == set(range(6)) - set(chosen) for group in samples)
     assert sorted(index for chosen in scored for index in chosen) == list(range(6))
+
+
+def test_the_branches_of_each_fold_are_calibrated_like_those_of_the_detector(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Students whose distances are larger everywhere must not raise the threshold."""
+    calibrations: list[Any] = []
+    score = FitContext.score
+
+    def record(context: FitContext, detector: Any, chosen: list[Any], step: str) -> Any:
+        mean, deviation = calibrate_branches(context, detector)
+        assert torch.equal(detector.deviation, deviation.float())
+        assert torch.equal(detector.mean, mean.float() * (context.recipe.detector.mode == "faithful"))  # type: ignore[attr-defined]
+        calibrations.append(deviation)
+        return score(context, detector, chosen, step)
+
+    monkeypatch.setattr(FitContext, "score", record)
+    fit(data, None, recipe("rd", "rgb", folds=2), tmp_path / "run")
+    assert len({float(deviation) for deviation in calibrations}) == 3  # of both folds and of the detector
 
 
 @pytest.mark.parametrize("content", ["{}", '{"scores": [[1.0, 2.0]]}', '{"scores": [[1.0, 2.0], [1.0, null]]}', "["])

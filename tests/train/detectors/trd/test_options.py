@@ -151,6 +151,8 @@ def test_the_size_fits_the_strides() -> None:
     assert recipe("--size", 288).size == 288
     with pytest.raises(RunError, match="multiple of 32"):
         recipe("--size", 300)
+    with pytest.raises(RunError, match="recipe size.*found 32.*Expected at least 64"):
+        check_weights(recipe("--rgb-backbone", "test_resnet", "--size", 32))
 
 
 def test_a_recipe_is_read_back() -> None:

@@ -14,13 +14,21 @@ from cmdiad_train.detectors.trd.preprocessing import make_preprocessing, preferr
 from cmdiad_train.detectors.trd.recipe_options import idle_options, recipe_from, remarks
 from cmdiad_train.detectors.trd.run_files import load
 from cmdiad_train.recipe import Recipe, TrdRecipe, trd_part
+from cmdiad_train.recipe.rules import require
+from cmdiad_train.recipe.trd import LARGEST_STRIDE
 
 
 def check_weights(recipe: Recipe) -> int:
     """Build the teacher once, so that missing weights are reported early; return the size of all networks in bytes.
 
     The size includes the students that only the training needs, and the largest checkpoint while it is replaced.
+
+    Raises:
+        RunError: Weights are missing or do not fit, or the bottleneck would have a single pixel, whose statistics
+            (BatchNorm) do not exist for a step with one sample.
     """
+    expected = f"at least {2 * LARGEST_STRIDE} pixels, so that the students' bottleneck has more than one pixel"
+    require(recipe.size > LARGEST_STRIDE, "size", recipe.size, expected)
     teacher = Teacher(trd_part(recipe).teacher, size=recipe.size, seed=recipe.seed)
     with torch.device("meta"):
         plain, tuned = (network_bytes(Student(teacher.shape, other)) for other in (None, teacher.shape))

@@ -27,7 +27,8 @@ REVERSE_DISTILLATION = option_group(
         "--folds",
         type=click.IntRange(min=2),
         help="Number of groups of training samples that are left out in turn, so that every training sample has a "
-        "score for the threshold. Each group costs one more training.  [default: none; held-out samples only]",
+        "score for the threshold. Each group costs one more training, and on real parts the threshold became too high "
+        "(docs/families.md).  [default: none; held-out samples only]",
     ),
 )
 

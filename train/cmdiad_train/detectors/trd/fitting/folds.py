@@ -1,21 +1,27 @@
 """Scores of the training samples by students that were not trained on them (cross-validation in folds).
 
 Every training sample is left out once, so the threshold rests on all good samples and not on the few held-out ones
-alone. The students of a fold have fewer training samples than those of the detector, so their scores tend to be
-larger: the false-reject rate is kept, at the price of a somewhat high threshold.
+alone. The students of a fold have fewer training samples than those of the detector, so their scores are larger: the
+false-reject rate is kept, at the price of a high threshold (docs/families.md has figures).
 """
 
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cmdiad_runtime.support.files import write_json
+from cmdiad_runtime.support.progress import about
 from cmdiad_train.detectors.family import FitContext
+from cmdiad_train.detectors.trd.fitting.calibration import calibrate_branches
 from cmdiad_train.detectors.trd.fitting.features import TrainingFeatures
 from cmdiad_train.detectors.trd.fitting.variants import Group, Students
-from cmdiad_train.detectors.trd.run_files import fold_scores_file, load_branches, load_fold_scores, load_students
+from cmdiad_train.detectors.trd.run_files import fold_scores_file, load_fold_scores, load_students
 from cmdiad_train.recipe import trd_part
+from cmdiad_train.training.validation import random_folds
 
 
 @dataclass(frozen=True)
@@ -31,40 +37,64 @@ class LeftOut:
     peaks: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class Fold:
+    """One fold.
+
+    Attributes:
+        prefix: First words of the names of all steps.
+        left_out: Indices of the training samples that the students are not trained on.
+        file: File of their scores; the students are in a folder next to it.
+    """
+
+    prefix: str
+    left_out: Sequence[int]
+    file: Path
+
+
 def score_left_out(context: FitContext, features: TrainingFeatures) -> LeftOut:
     """Train the students of every fold, score the samples that each fold leaves out, and return all scores.
 
-    The calibration of the branches is that of the detector. Each fold leaves a small file, so that an interrupted
-    training resumes. The students of a fold are deleted after that.
+    The branches of each fold are calibrated like those of the detector, so that students with larger distances
+    everywhere do not raise the threshold. Each fold leaves a small file, so that an interrupted training resumes. The
+    students of a fold are deleted after that.
 
     Args:
-        context: The training, with a calibrated detector in its run directory.
+        context: The training, with the teacher in its run directory.
         features: Features of the training samples.
     """
     by_sample: dict[int, tuple[float, float]] = {}
-    for number, left_out in enumerate(left_out_by_fold(context), start=1):
-        file = fold_scores_file(context.run, number)
+    groups, started, done = left_out_by_fold(context), time.monotonic(), 0
+    files = [fold_scores_file(context.run, number) for number in range(1, len(groups) + 1)]
+    for number, (left_out, file) in enumerate(zip(groups, files, strict=True), start=1):
         if not file.exists():
-            samples = [index for index in range(len(context.train)) if index not in set(left_out)]
-            group = Group(f"fold {number} ", file.with_suffix(""), samples)
-            Students(context, features, group).train()
-            detector = load_students(context.run, context.recipe, group.folder)
-            detector.calibrate(*load_branches(context.run, context.recipe))
-            step = f"{group.prefix}score left out samples"
-            scores, peaks = context.score(detector, [context.train[index] for index in left_out], step)
-            write_json(file, {"scores": list(zip(scores, peaks, strict=True))})
-            shutil.rmtree(group.folder)
+            _score_fold(context, features, Fold(f"fold {number} ", left_out, file))
+            done += 1
+            seconds = (time.monotonic() - started) / done * sum(not later.exists() for later in files)
+            left = f"; {about(seconds)} left" if seconds else ""
+            context.reporter.say(f"Fold {number} of {len(groups)} is finished{left}.")
         by_sample |= dict(zip(left_out, load_fold_scores(file, len(left_out)), strict=True))
     rows = [by_sample[index] for index in sorted(by_sample)]
     return LeftOut(tuple(score for score, _ in rows), tuple(peak for _, peak in rows))
 
 
+def _score_fold(context: FitContext, features: TrainingFeatures, fold: Fold) -> None:
+    """Train the students of a fold, score the samples that the fold leaves out, and write the scores."""
+    samples = [index for index in range(len(context.train)) if index not in set(fold.left_out)]
+    group = Group(fold.prefix, fold.file.with_suffix(""), samples)
+    Students(context, features, group).train()
+    detector = load_students(context.run, context.recipe, group.folder)
+    detector.calibrate(*calibrate_branches(context, detector))
+    step = f"{fold.prefix}score left out samples"
+    scores, peaks = context.score(detector, [context.train[index] for index in fold.left_out], step)
+    write_json(fold.file, {"scores": list(zip(scores, peaks, strict=True))})
+    shutil.rmtree(group.folder)
+
+
 def left_out_by_fold(context: FitContext) -> list[list[int]]:
     """Return the indices of the training samples that each fold leaves out; all parts of a picture are in one fold."""
-    parts, folds = context.preprocessing.parts, trd_part(context.recipe).folds
+    parts = context.preprocessing.parts
     pictures = len(context.train) // parts
-    folds = min(folds, pictures)
-    return [
-        [picture * parts + part for picture in range(fold, pictures, folds) for part in range(parts)]
-        for fold in range(folds)
-    ]
+    folds = min(trd_part(context.recipe).folds, pictures)
+    groups = random_folds(pictures, folds, seed=context.recipe.seed)
+    return [[picture * parts + part for picture in sorted(group) for part in range(parts)] for group in groups]
