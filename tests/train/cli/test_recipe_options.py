@@ -13,6 +13,7 @@ import torch
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.cli.train import cli
 from cmdiad_train.detectors.bank.recipe_options import recipe_from
+from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.extractors.weights_file import Origin, image_metadata, point_metadata, save_weights
 from cmdiad_train.recipe import (
     DEFAULT_RECIPE,
@@ -64,6 +65,28 @@ def test_given_options_stand_where_the_weights_leave_a_choice(tmp_path: Path) ->
     found = recipe("--rgb-weights", file, *options)
     assert found.rgb == RgbExtractor("convnext_atto", (1,), 16, str(file))
     assert whole_recipe("--rgb-weights", file, *options).size == 128
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--modality", "rgb"), "plain"),
+        (("--modality", "xyz"), "relative"),
+        (("--modality", "both"), "relative"),
+        (("--modality", "rgb", "--hallucination", "f2f"), "plain"),
+        (("--modality", "xyz", "--distances", "plain"), "plain"),
+        (("--modality", "rgb", "--distances", "relative"), "relative"),
+        (("--modality", "xyz", "--mode", "faithful"), "plain"),
+    ],
+)
+def test_detectors_with_a_cloud_have_relative_distances(options: tuple[Any, ...], expected: str) -> None:
+    assert recipe(*options).distances == expected
+
+
+@pytest.mark.parametrize("family", ["patchcore", "m3dm"])
+def test_published_banks_keep_plain_distances(family: str) -> None:
+    context = cli.make_context("cmdiad-train", ["DATA", "--family", family, "--modality", "both"])
+    assert bank_part(family_of(family).recipe(context.params, lambda: ())).distances == "plain"
 
 
 def test_surface_file_is_independent_of_the_images(tmp_path: Path) -> None:
