@@ -11,7 +11,6 @@ import click
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import SENSORS, Modality, Sensors
 from cmdiad_runtime.preprocess.prepare import needed_modalities
-from cmdiad_train.cli.idle_options import IdleOptionError
 from cmdiad_train.cli.train import cli as train_command
 from cmdiad_train.cli.train import recipes_of
 from cmdiad_train.detectors.registry import family_names, family_of, family_options
@@ -93,21 +92,14 @@ def methods_of(data: Path, choice: Choice) -> list[Method]:
 
 
 def _recipe(data: Path, family: str, modality: Sensors, choice: Choice) -> Recipe | None:
-    """Return the recipe of a family for a modality, or None if the family cannot inspect that modality.
-
-    A setting that changes nothing in this detector, for example of images for a detector of clouds, is left out.
-    """
-    settings = dict(choice.settings)
-    while True:
-        arguments = [str(data), "--family", family, "--modality", modality, *_arguments(family, settings)]
-        try:
-            return recipes_of(train_command.make_context("cmdiad-train", arguments))[family]
-        except IdleOptionError as error:
-            settings = {name: value for name, value in settings.items() if name.rpartition(".")[2] != error.option}
-        except RunError as error:
-            if error.subject != "recipe modality":
-                raise
-            return None
+    """Return the recipe of a family for a modality, or None if the family cannot inspect that modality."""
+    arguments = [str(data), "--family", family, "--modality", modality, *_arguments(family, choice.settings)]
+    try:
+        return recipes_of(train_command.make_context("cmdiad-train", arguments))[family]
+    except RunError as error:
+        if error.subject != "recipe modality":
+            raise
+        return None
 
 
 def _arguments(family: str, settings: Mapping[str, str]) -> Sequence[str]:

@@ -15,8 +15,8 @@ from cmdiad_runtime.names import ANY, EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDIC
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
+from cmdiad_train.cli import idle_options
 from cmdiad_train.cli.assess import ASSESSMENT, run_assessment
-from cmdiad_train.cli.idle_options import refuse_idle_options
 from cmdiad_train.cli.train_again import refuse_changes, train_again
 from cmdiad_train.cli.train_any import train_patterns
 from cmdiad_train.cli.train_output import ARGUMENTS, repeated, report_run_threshold, summarise
@@ -310,9 +310,8 @@ def cli(  # noqa: PLR0913 - click passes one argument per option
     recipes = recipes_of(click.get_current_context())
     if options["assess_modalities"]:
         return run_assessment(click.get_current_context(), FitOptions(machine, features=features))
-    for line in dict.fromkeys(
-        line for name, recipe in recipes.items() for line in family_of(name).remarks(options, recipe)
-    ):
+    remarks = [line for name, recipe in recipes.items() for line in family_of(name).remarks(options, recipe)]
+    for line in dict.fromkeys([*idle_options.warnings(click.get_current_context(), recipes.values()), *remarks]):
         click.echo(line, err=True)
 
     def train(name: str | None, run: Path) -> RunRecord:
@@ -356,7 +355,7 @@ def recipes_of(context: click.Context) -> dict[str, Recipe]:
 
     Raises:
         RunError: An option contradicts a weights file or the recipe.
-        click.UsageError: Options contradict each other, belong to another family, or change nothing.
+        click.UsageError: Options contradict each other, or belong to another family.
     """
     from cmdiad_train.datasets import list_categories
 
@@ -365,10 +364,7 @@ def recipes_of(context: click.Context) -> dict[str, Recipe]:
         raise click.UsageError(f"--modality {ANY} stands for three detectors: choose one of {', '.join(SENSORS)}")
     names = CHOSEN_FROM if family == AUTO else (family,)
     _refuse_foreign_options(context, names)
-    recipes = {name: family_of(name).recipe(options, lambda: list_categories(options["data"])) for name in names}
-    if not options["assess_modalities"]:  # An assessment makes the recipes of all modalities itself.
-        refuse_idle_options(context, recipes.values())
-    return recipes
+    return {name: family_of(name).recipe(options, lambda: list_categories(options["data"])) for name in names}
 
 
 def _refuse_foreign_options(context: click.Context, families: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from cmdiad_runtime.names import ANY, PATTERN_TEXTS, Sensors
 from cmdiad_runtime.support.newest import RUNS
 from cmdiad_runtime.support.output import say
 from cmdiad_runtime.support.progress import TerminalReporter
-from cmdiad_train.cli.idle_options import refuse_idle_options
+from cmdiad_train.cli import idle_options
 from cmdiad_train.cli.train_output import report_run_threshold, summarise
 from cmdiad_train.detectors.registry import AUTO, family_of
 
@@ -46,7 +46,8 @@ def train_patterns(context: click.Context, fit_options: FitOptions) -> int:
     recipes = _recipes(context)
     data, category, reporter = options["data"], options["category"], TerminalReporter()
     family = family_of(options["family"])
-    for line in dict.fromkeys(line for recipe in recipes.values() for line in family.remarks(options, recipe)):
+    remarks = [line for recipe in recipes.values() for line in family.remarks(options, recipe)]
+    for line in dict.fromkeys([*idle_options.warnings(context, recipes.values()), *remarks]):
         say(line)
     name = f"{open_category(data, category).name}-{ANY}-{family.run_name(recipes['rgb'])}"
     runs: Path = options["out"] or RUNS / name
@@ -79,6 +80,4 @@ def _recipes(context: click.Context) -> dict[Sensors, Recipe]:
         own: Mapping[str, Any] = without_hallucination(family.name) if pattern == "both" else {}
         return family.recipe({**options, "modality": pattern, **own}, lambda: list_categories(options["data"]))
 
-    recipes = {pattern: recipe_of(pattern) for pattern in _PATTERNS}
-    refuse_idle_options(context, recipes.values())
-    return recipes
+    return {pattern: recipe_of(pattern) for pattern in _PATTERNS}
