@@ -141,9 +141,9 @@ def evaluate(distances: Distances, scorer: BankScorer, divisions: int, training:
     if training + held_out >= distances.goods:
         raise ValueError(f"{distances.goods} good samples leave none of {training} + {held_out} to test")
     generator = np.random.default_rng(0)
-    figures = []
+    figures: list[Figures] = []
     for _ in range(divisions):
-        drawn = generator.permutation(distances.goods)
+        drawn = generator.permutation(distances.goods).tolist()
         trained, tested = drawn[:training], drawn[training + held_out :]
         plain = distances.to_bank(trained)
         relative = plain * _factors(distances, plain, trained)

@@ -326,8 +326,8 @@ def test_every_option_reaches_the_recipe(data: Path, tmp_path: Path, monkeypatch
     part = bank_part(recipe_of(data, tmp_path, *f2f.split(), monkeypatch=monkeypatch))
     assert (part.distillation.context, part.main_bank, part.residual_map) == (5, "enhanced", "cycle")
     located = "--hallucination f2f --hallucination-coordinates cell --hallucination-targets stages --alignment 0.1"
-    options = bank_part(recipe_of(data, tmp_path, *located.split(), monkeypatch=monkeypatch)).distillation
-    assert (options.coordinates, options.targets, options.alignment) == ("cell", "stages", 0.1)
+    network = bank_part(recipe_of(data, tmp_path, *located.split(), monkeypatch=monkeypatch)).distillation
+    assert (network.coordinates, network.targets, network.alignment) == ("cell", "stages", 0.1)
     uncertain = ("--hallucination", "f2f", "--uncertainty", "bank")
     assert bank_part(recipe_of(data, tmp_path, *uncertain, monkeypatch=monkeypatch)).uncertainty == "bank"
     assert bank_part(recipe_of(data, tmp_path, "--components", 0, monkeypatch=monkeypatch)).components is None
