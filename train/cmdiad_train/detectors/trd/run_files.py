@@ -45,7 +45,8 @@ def fold_scores_file(run: Path, number: int) -> Path:
         run: Run directory.
         number: Number of the fold, from 1.
     """
-    return run / STAGES / f"fold-{number}.json"
+    # Not "fold-": earlier versions left other samples out, and their scores must not be mixed with these.
+    return run / STAGES / f"random-fold-{number}.json"
 
 
 def load_fold_scores(file: Path, count: int) -> list[tuple[float, float]]:
