@@ -115,14 +115,17 @@ def bank_of(run: Run) -> BankScorer:
     """Return the scorer of the only bank of a run.
 
     Raises:
-        ValueError: The run has several banks, or several parts in each sample.
+        ValueError: The run has several banks, several parts in each sample, a mask, or the published blur.
     """
     detector = run.detector
     if isinstance(detector, Detector) and run.preprocessing.parts == 1 and len(detector.scorers) == 1:
         scorer = detector.scorers[0]
-        if isinstance(scorer, BankScorer):
+        if isinstance(scorer, BankScorer) and run.recipe.mask is None and not detector.published_blur:
             return scorer
-    raise ValueError(f"{run.path} needs one memory bank, without hallucination, and one part in each sample")
+    raise ValueError(
+        f"{run.path} needs one memory bank of the mode default, without hallucination and mask, and one part in each "
+        "sample"
+    )
 
 
 def evaluate(distances: Distances, scorer: BankScorer, divisions: int, training: int, held_out: int) -> list[Figures]:

@@ -26,7 +26,7 @@ LESSONS = ("--student-weights", "shipped-rgb", "--copies", "3", "--epochs", "40"
 """Options of the student's training; the default 7 copies and 60 epochs take three times as long."""
 SIZE, GRID = 320, 40
 POINT_SIZE, POINT_GRID = 224, 28
-BANK = ("--coreset", "1", "--components", "256", "--image-score", "max")
+BANK = ("--distances", "plain", "--coreset", "1", "--components", "256", "--image-score", "max")
 LATENCY_RUNS = 1000
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
 

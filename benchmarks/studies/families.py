@@ -71,7 +71,7 @@ class Detector:
         common = ("--modality", self.modality, "--size", str(SIZE), "--seed", str(self.seed), *named)
         if self.variant != "bank":
             return ("--family", "trd", "--variant", self.variant, *common)
-        images = ("--family", "bank", "--rgb-stages", "1,2", *common)
+        images = ("--family", "bank", "--distances", "plain", "--rgb-stages", "1,2", *common)
         if self.modality == "rgb":
             return images
         surface = (*backbone, ("stages", "1,2"))

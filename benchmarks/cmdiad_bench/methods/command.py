@@ -13,7 +13,6 @@ from cmdiad_runtime.names import SENSORS, Sensors
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.detectors.registry import family_names
-from cmdiad_train.recipe import MOST_SEED
 from cmdiad_train.training.machine import DEVICES
 
 EXAMPLES = (
@@ -52,7 +51,7 @@ EXAMPLES = (
         "--seed",
         "seeds",
         multiple=True,
-        type=click.IntRange(0, MOST_SEED),
+        type=click.IntRange(min=0),
         help="Seed of a training; repeatable. Each method is trained once for each seed, and the tables have means "
         "with range.  [default: one training, with the seed 0 or that of --set]",
     ),

@@ -25,13 +25,13 @@ OF_F2F = {"alignment", "hallucination_targets", "hallucination_coordinates", "ha
 HALLUCINATION = {*NETWORK, *OF_F2F, "loss", "f2f_output", "distil_validation", "distil_on"}
 
 IDLE: dict[tuple[str, ...], set[str]] = {
-    ("bank", "rgb"): {*HALLUCINATION, *POINTS, *SURFACE, "xyz_kind"},
+    ("bank", "rgb"): {*HALLUCINATION, *POINTS, *SURFACE, "xyz_kind"} - {"surface_weights"},  # They may set the size.
     ("bank", "rgb", "--hallucination", "f2f"): set(),
     ("bank", "rgb", "--hallucination", "f2i"): {"f2f_output"},
     ("bank", "xyz"): HALLUCINATION,
     ("bank", "xyz", "--xyz", "point_mae"): {*HALLUCINATION, "rgb_backbone", "rgb_stages", "rgb_grid"},
     ("bank", "both"): HALLUCINATION,
-    ("patchcore", "rgb"): {*HALLUCINATION, *POINTS, *SURFACE, "xyz_kind"},
+    ("patchcore", "rgb"): {*HALLUCINATION, *POINTS, *SURFACE, "xyz_kind"} - {"surface_weights"},
     ("trd", "rgb"): {"geometry"},
     ("trd", "rgb", "--variant", "mtfi-rd"): set(),
     ("trd", "xyz"): set(),

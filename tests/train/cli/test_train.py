@@ -42,28 +42,16 @@ from helpers import (
 )
 
 POINTS = ("--xyz", "point_mae", "--xyz-groups", 64, "--xyz-group-size", 16, "--xyz-width", 24)
-SMALL = ("--size", 112)
-
-
-def small(*options: object) -> tuple[object, ...]:
-    """Return options of a small detector; options of a modality that the command line does not read are refused."""
-    paired = "--hallucination" in options
-    clouds, images = paired or {"xyz", "both"} & {*options}, paired or "xyz" not in options
-    return (
-        *(POINTS if clouds or "--xyz-heads" in options else ()),
-        *(("--epochs", 2) if paired else ()),
-        *SMALL,
-        *(("--rgb-grid", 14) if images else ()),
-    )
+SMALL = (*POINTS, "--epochs", 2, "--size", 112, "--rgb-grid", 14)
 
 
 def train(data: Path, *options: object, out: Path) -> Ended:
-    return command(cli, data, *small(*options), *options, "--out", out)
+    return command(cli, data, *SMALL, *options, "--out", out)
 
 
 def test_run_lands_where_it_says(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ended = command(cli, data, *POINTS, *SMALL, "--modality", "xyz", "--seed", 3, "--coreset", 0.2)
+    ended = command(cli, data, *SMALL, "--modality", "xyz", "--seed", 3, "--coreset", 0.2)
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
     assert lines[0] == "xyz extractor: Point-MAE 24×2, random weights, seed 3 (not trained)"
@@ -80,7 +68,7 @@ def test_run_lands_where_it_says(data: Path, tmp_path: Path, monkeypatch: pytest
     assert (recipe.modality, part.coreset, recipe.seed) == ("xyz", 0.2, 3)
     assert part.points is not None
     assert part.points.groups == 64
-    again = command(cli, data, *POINTS, *SMALL, "--modality", "xyz", "--seed", 3, "--coreset", 0.2)
+    again = command(cli, data, *SMALL, "--modality", "xyz", "--seed", 3, "--coreset", 0.2)
     assert (again.code, again.out) == (0, ended.out)
     assert "extract xyz" not in again.err
 

@@ -281,7 +281,7 @@ class Family:
         options: Options that the family adds to `cmdiad-train`.
         remarks: Returns lines for the user about the recipe that the values of the options gave.
         idle: Returns the options of the family, by parameter name, that change nothing in a detector of this recipe,
-            with the reason, for example that no image is read. `cmdiad-train` refuses them.
+            with the reason, for example that no image is read. `cmdiad-train` warns of them.
         preferred_view: Returns the view that suits a recipe with `view="auto"` best if every part can be found, and
             the reason if that is the view of the sensor.
         trained_modality: Returns the modality whose inputs the family needs of training samples.

@@ -102,7 +102,7 @@ class TimmBackbone(nn.Module):
     @property
     def stage_widths(self) -> tuple[int, ...]:
         """Return the number of channels of each chosen stage, in the order of the features; all channels of a ViT."""
-        return tuple(int(self.model.feature_info[i]["num_chs"]) for i in self._indices) or (self.width,)
+        return tuple(int(self.model.feature_info[i]["num_chs"]) for i in sorted(self._indices)) or (self.width,)
 
     @property
     def channel_statistics(self) -> tuple[Triple, Triple]:

@@ -134,7 +134,9 @@ def idle_options(recipe: Recipe) -> dict[str, str]:
         return {} if part.hallucination == "f2f" else {"f2f_output": reason}
     idle = dict.fromkeys((*_DISTILLATION, "distil_on"), "without --hallucination no network is trained")
     if recipe.modality == "rgb":
-        idle |= dict.fromkeys(("xyz_kind", "xyz_weights", *_POINTS, *_SURFACE), NO_CLOUD)
+        # The file of --surface-weights may set the size.
+        surface = [name for name in _SURFACE if name != "surface_weights"]
+        idle |= dict.fromkeys(("xyz_kind", "xyz_weights", *_POINTS, *surface), NO_CLOUD)
     if recipe.modality == "xyz" and part.points is not None:  # Other options of images may set the size.
         idle |= dict.fromkeys(("rgb_backbone", "rgb_stages", "rgb_grid"), NO_IMAGE)
     return idle

@@ -266,7 +266,8 @@ def take_over(source: Path, run: Path, recipe: Recipe) -> None:
         "residual_map",
     ):
         _require_same(source, name, getattr(trained, name) == getattr(requested, name))
-    for name in ("modality", "size", "rgb_mask", "foreground"):
+    places = ("view",) if requested.distillation.coordinates != "none" else ()
+    for name in ("modality", "size", "rgb_mask", "foreground", *places):
         _require_same(source, name, getattr(stored, name) == getattr(recipe, name))
     names = [*map(extractor_file, MODALITIES), *map(basis_file, MODALITIES), NETWORK, INVERSE]
     for name in names:
