@@ -1,4 +1,4 @@
-"""The warning about a weak detector."""
+"""Warn of a detector whose figures are weak, as `cmdiad-bench accuracy` and `report` do."""
 
 from __future__ import annotations
 

@@ -348,7 +348,7 @@ def earlier_plan(trained: Cached, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def planned(earlier_plan: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands take the earlier plan instead of making one."""
+    """Let the commands take `earlier_plan` instead of measuring a plan of their own."""
     monkeypatch.setattr(planner, "make_plan", lambda *_, **__: earlier_plan)
 
 

@@ -24,7 +24,7 @@ CASES = (
     ("xyz", "mtfi-trd"),
     *(long(case) for case in (("rgb", "mtfi-rd"), ("both", "trd"), ("rgb", "rd"), ("both", "rd"))),
 )
-"""The default case trains, distils and fine-tunes, and inspects with one sensor."""
+"""Variant and sensor of the default lane: training, distillation, fine-tuning, and inspection with one sensor."""
 OTHER = {"rgb": "xyz", "xyz": "rgb"}
 
 

@@ -47,9 +47,8 @@ def label_of_place(folder: Path) -> Label | None:
     """Return the label of the parts in a folder by its name and place, "bad" if links disagree.
 
     The name of the folder that contains it counts too, as in `NOK/scratch`. A folder in `test`, next to `train`, holds
-    defects unless its name says that they are good. Numbers and words such as
-    `parts` do not matter, as in `rejected_parts` and `NOK_2026`. Folders of one modality, such as `rgb`, are passed
-    over.
+    defects unless its name says that they are good. Numbers and words such as `parts` do not matter, as in
+    `rejected_parts` and `NOK_2026`. Folders of one modality, such as `rgb`, are passed over.
     """
     named = Path(os.path.abspath(folder))  # noqa: PTH100 - without "..", but with the names of links
     labels = {_label_of_path(path) for path in (named, folder.resolve())}

@@ -449,7 +449,7 @@ def test_a_refused_manifest_leaves_no_trace(existing: bool, bundle: Path, tmp_pa
 
 
 def test_a_run_without_a_result_leaves_no_trace(bundle: Path, scored: Path, tmp_path: Path) -> None:
-    """The next command may have other options, so no file of this one stays in the folder."""
+    """A refused command leaves no file in the folder, because the next command may have other options."""
     out = tmp_path / "out"
     refused = command(cli, "score", bundle, scored / "m.jsonl", "--out", out, "--device", "tensorrt", "--workers", 1)
     assert refused.code == 5, refused.err

@@ -347,7 +347,7 @@ def test_the_same_pixels_in_another_file_format_are_found(tmp_path: Path) -> Non
 
 
 def test_samples_that_cannot_be_read_are_not_possible(tmp_path: Path) -> None:
-    """The line promised a training on 12 good samples, two of which are no pictures."""
+    """Two of 12 good samples are no pictures, so `check` must not promise a training on 12."""
     for i in range(12):
         trees.picture(tmp_path / f"good/{i}.png", i)
     for i in range(2):

@@ -26,7 +26,7 @@ RECIPE = bank_recipe(hallucination="f2f", distillation=OPTIONS)
 
 
 def cross_entropy(similarities: Any, expected: Any) -> float:
-    """The mean cross-entropy of rows, one by one in float64."""
+    """Return the mean cross-entropy over the rows, computed row by row in float64."""
     total = 0.0
     for row, share in zip(similarities, expected, strict=True):
         total -= float((share * (row - row.max() - np.log(np.exp(row - row.max()).sum()))).sum())

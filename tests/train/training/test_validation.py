@@ -21,7 +21,7 @@ def test_validation_samples_are_spread_and_never_trained_on(count: int, share: f
 
 
 def test_folds_do_not_follow_a_repeated_series_of_samples() -> None:
-    """With a period of four, every fourth sample would be the same pose again."""
+    """Poses that repeat after four samples: a regular fold would leave out a single pose."""
     folds = random_folds(40, 4, seed=0)
     assert sorted(index for fold in folds for index in fold) == list(range(40))
     assert [len(fold) for fold in folds] == [10] * 4

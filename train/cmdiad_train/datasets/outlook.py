@@ -29,7 +29,7 @@ class Outlook:
 
 
 NOTHING = Outlook((), ("training, thresholds and figures, before the problems below are solved",))
-"""The outlook of a data set that a training would refuse."""
+"""Outlook of a data set that training refuses: nothing is possible before its problems are solved."""
 
 
 def outlook_of(listings: Mapping[Split, Listing], modalities: tuple[str, ...]) -> Outlook:

@@ -57,7 +57,7 @@ _LATER: dict[str, object] = {
 }
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
 _LATER_DISTILLATION: dict[str, object] = {"context": 1, "alignment": 0.0, "targets": "joined", "coordinates": "none"}
-"""The same for the fields of `Distillation`."""
+"""Fields of `Distillation` that JSON leaves out at these values, so that earlier versions can read the recipe."""
 
 
 def _without_later(values: dict[str, Any], later: dict[str, object]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The top view: the part from straight above its support, turned upright, at one scale.
+"""Prepare the view `top`: the part from straight above its support, turned upright, at one scale.
 
 The cloud is an image of surface normals, or patches of the surface that is seen from above.
 """

@@ -189,8 +189,9 @@ def _note_kinds_of_names(arrangement: _Arrangement) -> None:
         if group.defect == GOOD and group.stems is None:
             words = Counter(re.findall(r"^[^\W\d_]*", stem.lower())[0] for stem in _stems(group.folder))
             if 1 < len(words) <= _MOST_KINDS:
-                kinds = ", ".join(f"{word or 'a number'} ({count})" for word, count in words.most_common())
-                arrangement.notes.append(f"all samples are taken for good ones; their names begin with {kinds}")
+                beginnings = [(word or "a number", count) for word, count in words.most_common()]
+                listed = ", ".join(f"{beginning} ({count})" for beginning, count in beginnings)
+                arrangement.notes.append(f"all samples are taken for good ones; their names begin with {listed}")
 
 
 def _add_by_name(place: Path, labels: dict[str, Label | None], split: str, arrangement: _Arrangement) -> None:

@@ -1,4 +1,4 @@
-"""The linear layer that projects features on their principal components over good samples, all or stage by stage."""
+"""Project features on their principal components over good samples: those of all stages, or those of each stage."""
 
 from __future__ import annotations
 

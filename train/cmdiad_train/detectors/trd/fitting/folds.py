@@ -80,7 +80,7 @@ def score_left_out(context: FitContext, features: TrainingFeatures) -> LeftOut:
 
 def _score_fold(context: FitContext, features: TrainingFeatures, fold: Fold) -> None:
     """Train the students of a fold, score the samples that the fold leaves out, and write the scores."""
-    samples = [index for index in range(len(context.train)) if index not in set(fold.left_out)]
+    samples = sorted({*range(len(context.train))} - {*fold.left_out})
     group = Group(fold.prefix, fold.file.with_suffix(""), samples)
     Students(context, features, group).train()
     detector = load_students(context.run, context.recipe, group.folder)
