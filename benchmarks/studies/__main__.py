@@ -109,15 +109,15 @@ def compare(  # noqa: PLR0913 - one parameter for each option
 def divisions(run: Path, data: Path, category: str, divisions: int, training: int, held_out: int) -> None:
     """Compare plain and relative distances over many divisions of the good samples.
 
-    RUN is a finished memory bank of one sensor without hallucination, trained on CATEGORY of DATA. Nothing is trained
-    again. The good samples that are left over test.
+    RUN is a finished memory bank of one sensor, or one with a bank for each of both sensors, without hallucination,
+    trained on CATEGORY of DATA. Nothing is trained again. The good samples that are left over test.
     """
     from cmdiad_train.runs.run import load_run
     from studies import divisions as study
 
     loaded = load_run(run)
     measured = study.measure(loaded, data, category, TerminalReporter())
-    click.echo(study.markdown(study.evaluate(measured, study.bank_of(loaded), divisions, training, held_out)))
+    click.echo(study.markdown(study.evaluate(measured, divisions, training, held_out)))
 
 
 @cli.command()
