@@ -12,6 +12,7 @@ from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.features.compared import Patches
 from cmdiad_train.detectors.bank.features.patches import alone
 from cmdiad_train.detectors.bank.fitting.leaving_out import BanksWithout
+from cmdiad_train.detectors.bank.fitting.series import averaged, in_order, series_of
 from cmdiad_train.detectors.bank.fitting.usual_distance import UsualDistances
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
@@ -41,7 +42,8 @@ def calibrate_fusion(
 
     The samples are the held-out ones and the training samples, each of these scored against banks that were made
     without it. The factors of relative distances are learnt from the training samples. The map of a training sample
-    uses factors that were learnt without the sample.
+    uses factors that were learnt without the sample. Samples that were recorded in series (`series`) are compared with
+    banks without their whole series, held-out ones, too.
 
     Args:
         context: The training.
@@ -50,11 +52,12 @@ def calibrate_fusion(
         patches: Patch features of the training samples, by scorer and sample; and by bank and sample those that an
             inspection mask does not ignore, which make up the banks.
     """
-    trained = _without_own_rows(context, detector, banks, patches)
     held_out = _held_out_patches(context, detector)
+    owners = _owners(context, patches[0], held_out)
+    trained, of_series = _without_own_rows(context, detector, banks, patches, held_out, owners)
     scored = []
     for i, (files, sample) in enumerate(zip(context.held_out, held_out, strict=True)):
-        scored.append(_over_sensor(context, files, detector.score_each(sample)))
+        scored.append(of_series[i] if i in of_series else _over_sensor(context, files, detector.score_each(sample)))
         context.reporter.step("calibrate threshold", i + 1, len(held_out))
     if detector.has_residuals:
         trained = as_held_out(trained, scored)
@@ -108,50 +111,94 @@ def _against_own_rows(context: FitContext, detector: Detector, patches: Sequence
     return [_over_sensor(context, files, detector.score_each(sample)) for files, sample in samples]
 
 
+def _owners(
+    context: FitContext, trained: Sequence[Sequence[Patches]], held_out: Sequence[Sequence[Patches]]
+) -> list[int]:
+    """Return for each training and held-out sample the number of the picture, or of the series of pictures, it is of.
+
+    Args:
+        context: The training.
+        trained: Patch features of the training samples, by scorer and sample.
+        held_out: Patch features of the held-out samples, by sample and scorer.
+    """
+    mains, parts = len(context.recipe.mains), context.preprocessing.parts
+    samples = [*zip(*trained[:mains], strict=True), *(sample[:mains] for sample in held_out)]
+    pictures = [[p for sample in samples[i : i + parts] for p in sample] for i in range(0, len(samples), parts)]
+    names = [files.name for files in (*context.train, *context.held_out)][::parts]
+    order = in_order(names)
+    numbers = series_of(torch.stack([averaged(pictures[i]) for i in order]))
+    of_picture = dict(zip(order, numbers, strict=True))
+    if len({*numbers}) < len(numbers):
+        context.reporter.say(
+            f"note: many of the {len(numbers)} good samples resemble the one recorded next to them most, so they count "
+            f"as {len({*numbers})} series. Each sample is compared with the other series only."
+        )
+    return [of_picture[i // parts] for i in range(len(samples))]
+
+
 def _without_own_rows(
     context: FitContext,
     detector: Detector,
     banks: Sequence[MemoryBank],
     patches: tuple[Sequence[Sequence[Patches]], Sequence[Sequence[Patches]]],
-) -> list[Scored]:
-    """Score every training sample against banks that were made without the sample, and without its whole picture.
+    held_out: Sequence[Sequence[Patches]],
+    owners: Sequence[int],
+) -> tuple[list[Scored], dict[int, Scored]]:
+    """Score every training sample against banks that were made without the samples of its owner.
 
     Sets the factors of relative distances.
+
+    Args:
+        context: The training.
+        detector: Detector whose factors are set.
+        banks: Banks of the detector.
+        patches: See `calibrate_fusion`.
+        held_out: Patch features of the held-out samples, by sample and scorer.
+        owners: Owner of each training sample, then of each held-out sample; see `_owners`.
+
+    Returns:
+        Results of the training samples, and by number those of the held-out samples that share an owner with some.
     """
-    pictures = [i // context.preprocessing.parts for i in range(len(context.train))]
+    count = len(context.train)
+    sharing = [i for i in range(len(held_out)) if owners[count + i] in owners[:count]]
+    numbers = [*range(count), *(count + i for i in sharing)]
     chosen = load_chosen(context.run)
     by_bank: list[list[Scored]] = []
     factors: list[Tensor | None] = []
     weights = load_row_weights(context.run)
     of_banks = zip(banks, chosen, patches[0][: len(banks)], patches[1], strict=True)
-    for number, (bank, of_bank, every, inspected) in enumerate(of_banks):
+    for number, (bank, of_bank, trained, inspected) in enumerate(of_banks):
         own = None if bank.weights is None else weights
-        without = BanksWithout(bank, of_bank, inspected, pictures, context.recipe, context.device, own)
+        without = BanksWithout(bank, of_bank, inspected, owners[:count], context.recipe, context.device, own)
+        every = [*trained, *(sample[number] for sample in held_out)]
         compared: list[Compared] = []
-        for picture in dict.fromkeys(pictures):
-            compared += _of_picture(context, detector, number, picture, without, every)
-            done, total = number * len(every) + len(compared), len(banks) * len(every)
+        for first in numbers[:: context.preprocessing.parts]:
+            compared += _of_picture(context, detector, number, first, without, owners[first], every)
+            done, total = number * len(numbers) + len(compared), len(banks) * len(numbers)
             context.reporter.step("hold out training samples", done, total)
         scorer = detector.scorer(number, bank)
-        usual = _usual_distances(context, scorer, compared, every, pictures)
-        by_bank.append(_with_maps(scorer, compared, usual, pictures))
+        usual = _usual_distances(context, scorer, compared[:count], trained, owners[:count])
+        by_bank.append(_with_maps(scorer, compared, usual, [owners[i] for i in numbers]))
         factors.append(None if usual is None else usual.factors())
     detector.set_factors(factors)
-    for residual, every in zip(detector.scorers[len(banks) :], patches[0][len(banks) :], strict=True):
-        by_bank.append([residual(*sample) for sample in every])
-    return [
-        _over_sensor(context, files, (torch.stack([s for s, _ in unfused]), torch.stack([m for _, m in unfused])))
-        for files, unfused in zip(context.train, zip(*by_bank, strict=True), strict=True)
+    for place, residual in enumerate(detector.scorers[len(banks) :], len(banks)):
+        every = [*patches[0][place], *(sample[place] for sample in held_out)]
+        by_bank.append([residual(*every[i]) for i in numbers])
+    files = [*context.train, *context.held_out]
+    scored = [
+        _over_sensor(context, files[i], (torch.stack([s for s, _ in unfused]), torch.stack([m for _, m in unfused])))
+        for i, unfused in zip(numbers, zip(*by_bank, strict=True), strict=True)
     ]
+    return scored[:count], dict(zip(sharing, scored[count:], strict=True))
 
 
 def _with_maps(
-    scorer: BankScorer, compared: Sequence[Compared], usual: UsualDistances | None, pictures: Sequence[int]
+    scorer: BankScorer, compared: Sequence[Compared], usual: UsualDistances | None, owners: Sequence[int]
 ) -> list[Scored]:
-    """Return score and map of each training sample. Factors of relative distances do not know the sample's picture."""
+    """Return score and map of each sample. Factors of relative distances do not know the samples of its owner."""
     scored = []
-    for picture, (score, distances) in zip(pictures, compared, strict=True):
-        shown = distances if usual is None else distances * usual.factors(without=picture)
+    for owner, (score, distances) in zip(owners, compared, strict=True):
+        shown = distances if usual is None else distances * usual.factors(without=owner)
         scored.append((score, scorer.map(shown)))
     return scored
 
@@ -161,7 +208,7 @@ def _usual_distances(
     scorer: BankScorer,
     compared: Sequence[Compared],
     patches: Sequence[Patches],
-    pictures: Sequence[int],
+    owners: Sequence[int],
 ) -> UsualDistances | None:
     """Return the usual distances of the training samples of one bank, or None if the recipe takes plain distances."""
     if bank_part(context.recipe).distances == "plain":
@@ -169,23 +216,34 @@ def _usual_distances(
     on_part = torch.stack([alone(cells) for _, cells in patches])
     if scorer.kept_cells is not None:
         on_part &= scorer.kept_cells > 0
-    return UsualDistances(torch.stack([distances for _, distances in compared]), on_part, pictures)
+    return UsualDistances(torch.stack([distances for _, distances in compared]), on_part, owners)
 
 
-def _of_picture(
+def _of_picture(  # noqa: PLR0913 - a picture, and what it is compared with
     context: FitContext,
     detector: Detector,
     number: int,
-    picture: int,
+    first: int,
     without: BanksWithout,
+    owner: int,
     patches: Sequence[Patches],
 ) -> list[Compared]:
-    """Return score and distances of each part in a picture, of an earlier attempt if there is one."""
-    file = context.run / LEFT_OUT / f"{number}-{picture:06d}.safetensors"
+    """Return score and distances of each part in a picture, of an earlier attempt if there is one.
+
+    Args:
+        context: The training.
+        detector: Detector of all samples.
+        number: Number of the bank.
+        first: Number of the first part of the picture.
+        without: Banks without the samples of an owner.
+        owner: Owner of the picture.
+        patches: Patch features of all samples.
+    """
+    parts = context.preprocessing.parts
+    file = context.run / LEFT_OUT / f"{number}-{first // parts:06d}.safetensors"
     if not file.exists():
-        scorer = detector.scorer(number, without.without(picture))
-        first = picture * context.preprocessing.parts
-        results = [scorer.compare(*patches[i]) for i in range(first, first + context.preprocessing.parts)]
+        scorer = detector.scorer(number, without.without(owner))
+        results = [scorer.compare(*patches[i]) for i in range(first, first + parts)]
         scores, distances = (torch.stack(values) for values in zip(*results, strict=True))
         file.parent.mkdir(exist_ok=True)
         save_tensors(file, {"scores": scores, "distances": distances})
