@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cmdiad_runtime.bundle.threshold import calibrate
 from cmdiad_runtime.errors import RunError
@@ -28,6 +29,7 @@ from cmdiad_train.fit.fit import fit
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from cmdiad_train.runs.run import Run, load_run
 from cmdiad_train.runs.tensors import load_tensors, save_tensors
+from helpers import RecordingReporter, tiny_recipe
 from lanes import long
 
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
@@ -110,6 +112,42 @@ def test_coreset_is_completed_without_each_training_sample(data: Path, trained: 
         scores.append(float(detector.against([completed]).score_each([patches[i]])[0]))
     assert run.calibration.samples == 3 + 6
     np.testing.assert_allclose(run.calibration.held_out_scores[3:], scores, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_samples_of_one_series_are_left_out_together(data: Path, tmp_path: Path) -> None:
+    """Six placements with four nearly equal images each; every fifth image is held out."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "data" / "gear" / "train" / "good" / "rgb"
+    folder.mkdir(parents=True)
+    for number, file in enumerate(sorted((data / "gear" / "train" / "good" / "rgb").glob("*.png"))):
+        image = np.asarray(Image.open(file)).astype(np.int16)
+        for copy in range(4):
+            noisy = (image + generator.integers(-2, 3, image.shape)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(folder / f"{4 * number + copy}.png")
+    reporter = RecordingReporter()
+    fit(tmp_path / "data", None, tiny_recipe("rgb", coreset=1.0, distances="plain"), tmp_path / "run", reporter)
+    assert [line for line in reporter.lines if "count as 6 series" in line]
+
+    run = load_run(tmp_path / "run")
+    detector = run.detector
+    assert isinstance(detector, Detector)
+    (bank,) = load_banks(run.path, run.recipe)
+    files = open_category(tmp_path / "data", None).split("train", ("rgb",))
+    held_out = [each for each in files if each.name in run.record.data.held_out]
+    assert len(held_out) == -(-24 // 5)
+    patches, peaks = {}, []
+    for each in files:
+        inputs = as_tensors(prepare(each.read("rgb"), run.preprocessing).inputs)
+        patches[each.name] = detector.patches(*(inputs[name] for name in detector.input_names))[0]
+    placement = {each.name: int(each.name.rsplit("/")[-1]) // 4 for each in files}
+    trained = [each for each in files if each not in held_out]
+    for own in (*held_out, *trained):
+        others = [patches[each.name] for each in trained if placement[each.name] != placement[own.name]]
+        rows = torch.cat([(found[torch.unique(cells)] - bank.mean) / bank.std for found, cells in others])
+        against = detector.against([MemoryBank.from_rows(rows, bank.mean, bank.std)])
+        peaks.append(float(against.score_each([patches[own.name]])[1].max()))
+    np.testing.assert_allclose(run.calibration.held_out_peaks, peaks, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
