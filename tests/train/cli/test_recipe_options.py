@@ -70,16 +70,17 @@ def test_given_options_stand_where_the_weights_leave_a_choice(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--modality", "rgb"), "plain"),
+        (("--modality", "rgb"), "relative"),
         (("--modality", "xyz"), "relative"),
         (("--modality", "both"), "relative"),
-        (("--modality", "rgb", "--hallucination", "f2f"), "plain"),
+        (("--modality", "rgb", "--hallucination", "f2f"), "relative"),
+        (("--modality", "rgb", "--mode", "faithful"), "plain"),
         (("--modality", "xyz", "--distances", "plain"), "plain"),
-        (("--modality", "rgb", "--distances", "relative"), "relative"),
+        (("--modality", "rgb", "--distances", "plain"), "plain"),
         (("--modality", "xyz", "--mode", "faithful"), "plain"),
     ],
 )
-def test_detectors_with_a_cloud_have_relative_distances(options: tuple[Any, ...], expected: str) -> None:
+def test_distances_are_relative_unless_published(options: tuple[Any, ...], expected: str) -> None:
     assert recipe(*options).distances == expected
 
 

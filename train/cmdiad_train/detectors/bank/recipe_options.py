@@ -40,7 +40,6 @@ from cmdiad_train.recipe import (
     SMALL_NORMALS,
     SMALL_RGB,
     BankRecipe,
-    Distances,
     Distillation,
     Recipe,
     RgbExtractor,
@@ -97,7 +96,7 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
     own: dict[str, Any] = {name: options[name] for name in _PART if options[name] is not None}
     if own.get("components") == 0:
         own["components"] = None
-    own.setdefault("distances", _distances(options))
+    own.setdefault("distances", "relative" if options["mode"] == "default" else "plain")
     rgb = image_extractor_of(within_preset(options, preset), "rgb", part.rgb if preset is None else preset.extractor)
     own |= {
         "rgb": rgb,
@@ -153,12 +152,6 @@ def _with_stored_weights(options: Options) -> Options:
         if options[weights] is None and options[option] in (None, name)
     }
     return {**options, **{name: file for name, file in stored.items() if file is not None}}
-
-
-def _distances(options: Options) -> Distances:
-    """Return the default distances, which docs/thresholds.md ("Plain and relative distances") derives."""
-    has_cloud = options["modality"] in ("xyz", "both")
-    return "relative" if has_cloud and options["mode"] == "default" else "plain"
 
 
 def _joint(text: str | None, categories: Callable[[], Sequence[str]]) -> tuple[str, ...]:
