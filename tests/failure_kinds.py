@@ -188,12 +188,10 @@ def _(good: Good) -> Path:
     return path
 
 
-@kind("An image that a camera rotates by EXIF")
+@kind("An image with damaged EXIF data")
 def _(good: Good) -> Path:
-    path = good.folder / "rotated.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(good.rgb).save(path, exif=exif)
+    path = good.folder / "odd.png"
+    Image.fromarray(good.rgb).save(path, exif=b"Exif\0\0XX*\0\x08\0\0\0\0\0")
     return path
 
 

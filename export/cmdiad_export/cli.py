@@ -318,7 +318,8 @@ def _report_bundle(out: Path, *following: str) -> None:
     bundle = Bundle.open(out)
     for note in notes_about(bundle):
         _say(note)
-    report_threshold(bundle.calibration, f"cmdiad-threshold {in_shell(out)} --good DIR", *following)
+    remedy = f"cmdiad-threshold {in_shell(out)} --good DIR"
+    report_threshold(bundle.calibration, remedy, *following, further=bundle.record.provenance.doubts)
 
 
 def _free(folder: Path) -> Path:

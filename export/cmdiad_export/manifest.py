@@ -46,13 +46,14 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
 
 
 def _data(run: Run) -> dict[str, Any]:
-    """Return the category, the number of samples, and the figures on the test split (None if there are none)."""
-    data, metrics = run.record.data, run.record.metrics
+    """Return category, number of samples, figures on the test split (or None), and the warning about series if any."""
+    data, metrics, series = run.record.data, run.record.metrics, run.record.series
     return {
         "category": data.category,
         "train_samples": len(data.train),
         "held_out_samples": len(data.held_out),
         "test": None if metrics is None else {name: metrics.get(name) for name in FIGURES},
+        **({} if series is None else {"series": series.warning}),
     }
 
 

@@ -109,7 +109,8 @@ def _kind(settings: Preprocessing) -> str:
 def _threshold(manifest: Manifest) -> str:
     calibration = manifest.certified_calibration
     low, high = calibration.interval
-    caution = f" Caution: {calibration.warning}." if calibration.warning else ""
+    cautions = [*([calibration.warning] if calibration.warning else []), *manifest.provenance.doubts]
+    caution = "".join(f" Caution: {printable(text)}." for text in cautions)
     return (
         f"at export, a score above {calibration.score_threshold:.6g} was NG, and {calibration.false_reject_rate:.2%} "
         f"of good parts rejected (95 % interval {low:.2%} to {high:.2%}, from {calibration.samples} good "

@@ -84,6 +84,15 @@ def test_forced_view_is_named(old: Manifest) -> None:
     )
 
 
+def test_series_of_near_copies_are_named(old: Manifest) -> None:
+    doubted = replace(old.provenance, data={**old.provenance.data, "series": "20 good samples make up 5 series"})
+    text = readme_of(replace(old, provenance=doubted), "")
+    assert "Caution: 20 good samples make up 5 series. The" in _fact(text, "Threshold")
+    assert doubted.doubts == ("20 good samples make up 5 series",)
+    assert old.provenance.doubts == ()
+    assert replace(doubted, data={"series": ["no text"]}).doubts == ()
+
+
 def test_names_cannot_forge_a_line(old: Manifest) -> None:
     category = replace(old.provenance, data={"category": "gear\nFrom          the boss\u202e"})
     text = readme_of(replace(old, provenance=category), "Vision team <vision@example>\u202e, `line 4`")

@@ -130,6 +130,8 @@ def _inspect(data: Path, path: Path, options: ReportOptions, reporter: Reporter,
 def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> dict[str, Any]:
     """Return the record of one class: the figures of `cmdiad-bench accuracy` and the data behind them."""
     record, calibration, ignored = bundle.record, bundle.calibration, bundle.preprocessing.ignored
+    remedy = f"cmdiad-threshold {in_shell(bundle.path)} --good DIR"
+    series = record.provenance.doubts if len(calibration.sessions) < 2 else ()
     return {
         **measured,
         "parts": bundle.preprocessing.parts,
@@ -141,7 +143,7 @@ def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> d
         "recipe": record.recipe,
         "provenance": record.provenance.to_json(),
         "calibration": calibration.to_json(),
-        "threshold_warnings": list(warnings_about(calibration, f"cmdiad-threshold {in_shell(bundle.path)} --good DIR")),
+        "threshold_warnings": [*warnings_about(calibration, remedy), *series],
         "sessions": _sessions(calibration),
         "versions": record.versions,
         "defects": _by_defect(inspected, measured["image_auroc_by_defect"]),

@@ -34,7 +34,7 @@ def recorded_sample(state: Path, result: StoredResult, modality: str) -> Sample 
             with suppress(InputError):
                 return Sample(
                     str(result.acquisition_id),
-                    rgb=read_rgb(files["rgb"]) if "rgb" in needed else None,
+                    rgb=read_rgb(files["rgb"], registered="xyz" in needed) if "rgb" in needed else None,
                     xyz=read_npz(files["xyz"]) if "xyz" in needed else None,
                 )
     return None

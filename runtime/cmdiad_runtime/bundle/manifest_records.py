@@ -156,7 +156,7 @@ class Provenance:
     Attributes:
         parts: Origin of each extractor by name: description, hash of the weights, licence.
         data: Description of the training data: `category`, and in newer bundles `train_samples`, `held_out_samples`
-            and `test` with FIGURES, or None.
+            and `test` with FIGURES, or None; `series` is a warning about near copies among the training images.
         seed: Seed of the training, or None in older bundles.
     """
 
@@ -177,6 +177,12 @@ class Provenance:
     def category(self) -> str | None:
         """Return the category of the training data, or None if the data has no categories."""
         return self.data.get("category")
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Return warnings about the training data that concern the threshold, as text."""
+        series = self.data.get("series")
+        return (series,) if isinstance(series, str) and series else ()
 
     @staticmethod
     def from_json(value: object) -> Provenance:

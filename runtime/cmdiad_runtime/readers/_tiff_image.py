@@ -17,7 +17,7 @@ from cmdiad_runtime.support.regular_file import open_regular
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF and BigTIFF files."""
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _CHANNELS = 256, 257, 258, 259, 262, 274, 277
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _CHANNELS = 256, 257, 258, 259, 262, 277
 _STRIP_OFFSETS, _ROWS_PER_STRIP, _PLANES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _FORMAT = (
     *(273, 278, 284),
     *(322, 323, 324, 339),
@@ -59,8 +59,7 @@ def check_tiff_image(path: FilePath, file: BinaryIO, *, bits: Literal[8, 16] = 8
 
     Raises:
         InputError: The image has too many pixels.
-        ContentError: Numbers have other bits, the compression is not supported, the image is stored rotated, or
-            a limit is exceeded.
+        ContentError: Numbers have other bits, the compression is not supported, or a limit is exceeded.
         EOFError: The file ends inside a directory.
         ValueError: The directory is damaged, or strips or tiles are missing.
     """
@@ -73,9 +72,6 @@ def check_tiff_image(path: FilePath, file: BinaryIO, *, bits: Literal[8, 16] = 8
         raise ContentError("numbers with a sign or a fraction", GREY16 if bits == 16 else EIGHT_BITS)
     if directory.first(_COMPRESSION, 1) not in _COMPRESSIONS:
         raise ContentError("a TIFF image compressed in another way", "save the image uncompressed, or with LZW")
-    orientation = directory.first(_ORIENTATION, 1)
-    if orientation in range(2, 9):
-        raise ContentError(f"an orientation of {orientation}", "save the image upright (orientation 1)")
     _check_pieces(directory, height, width)
 
 

@@ -1,8 +1,8 @@
 """Reader of images: PNG, JPEG, BMP, TIFF, WebP and JPEG 2000 with 8 bits, and grey PNG and TIFF with 16 bits.
 
-Pixels of 8 bits are returned exactly as stored. No colour profile, gamma or rotation is applied, because training and
-the inspection line must see the same numbers. An image that requires such a decision (CMYK, transparency, an EXIF
-rotation) is refused. Grey images of 16 bits are converted with the range that the detector was trained with.
+Pixels of 8 bits are returned as stored, turned upright by the EXIF orientation as in every viewer. No colour profile or
+gamma is applied, because training and the inspection line must see the same numbers. An image that requires such a
+decision (CMYK, transparency) is refused. Grey images of 16 bits are converted with the range of training.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import Image
 
 from cmdiad_runtime.colour import Colour, GreyRange, PlainColour
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers._files import GREY16, ContentError, FilePath, decoding, open_input
 from cmdiad_runtime.readers._grey16 import open_grey16
 from cmdiad_runtime.readers._image_formats import open_image
+from cmdiad_runtime.readers._orientation import load_upright, stored_orientation
 from cmdiad_runtime.sample import RgbImage
 
 _EXPECTED = "an 8-bit colour or grey image (PNG, JPEG, BMP, TIFF, WebP or JPEG 2000)"
@@ -28,42 +29,44 @@ _EXPECTED_16 = "a grey image of 16 bits (PNG or TIFF), as in training"
 _NAMES: dict[PlainColour, str] = {"rgb": "a colour image", "grey": "a grey image"}
 
 
-def read_rgb(path: FilePath, *, colour: Colour = "rgb") -> RgbImage:
+def read_rgb(path: FilePath, *, colour: Colour = "rgb", registered: bool = False) -> RgbImage:
     """Read an image.
 
-    Palette colours are looked up and a fully opaque alpha channel is dropped; neither loses information. An image with
-    an EXIF rotation is refused: if the rotation were ignored, viewers and drawn masks would differ from the pixels, and
-    if the rotation were applied, the image would no longer be registered to the point cloud.
+    Palette colours are looked up and a fully opaque alpha channel is dropped; neither loses information. The image is
+    turned upright by its EXIF orientation, so that pixels, viewers and drawn masks agree. A registered image with such
+    an orientation is refused, because its pixels would no longer belong to the points of the cloud.
 
     Args:
         path: Image file. The content, not the name, decides about the format.
         colour: Kind of image that the detector was trained on. Grey images are returned with three equal channels.
+        registered: True if another file, such as a cloud, belongs to the image pixel by pixel.
 
     Returns:
-        uint8 `[h, w, 3]`, RGB order, 0-255, as stored; grey levels of the range for images of 16 bits.
+        uint8 `[h, w, 3]`, RGB order, 0-255; grey levels of the range for images of 16 bits.
 
     Raises:
         InputError: The file is missing, empty, damaged, in another format, beyond a limit (see `limits`), grey
-            instead of colour or the reverse, of another number of bits, CMYK, rotated by EXIF or partly transparent,
-            holds several images, or has values outside the range.
+            instead of colour or the reverse, of another number of bits, CMYK, partly transparent, or registered and
+            turned by EXIF; holds several images, or has values outside the range.
     """
     if isinstance(colour, GreyRange):
-        return np.repeat(colour.levels(path, read_grey16(path))[..., None], 3, axis=2)
+        levels = colour.levels(path, read_grey16(path, registered=registered))
+        return np.repeat(levels[..., None], 3, axis=2)
     with _open_image(path) as image:
         _check_colour(path, _plain_colour(path, image), colour)
-        image.load()
-        _check_orientation(path, image)
-        return np.array(_opaque(path, image).convert("RGB"), dtype=np.uint8)
+        upright = load_upright(image, registered=registered)
+        return np.array(_opaque(path, upright).convert("RGB"), dtype=np.uint8)
 
 
-def read_grey16(path: FilePath) -> npt.NDArray[np.uint16]:
+def read_grey16(path: FilePath, *, registered: bool = False) -> npt.NDArray[np.uint16]:
     """Read a grey image of 16 bits.
 
     Args:
         path: PNG or TIFF file. The content, not the name, decides about the format.
+        registered: See `read_rgb`.
 
     Returns:
-        uint16 `[h, w]`, as stored.
+        uint16 `[h, w]`, turned upright by the EXIF orientation.
 
     Raises:
         InputError: See `read_rgb`; the image is not grey, or has another number of bits.
@@ -72,9 +75,7 @@ def read_grey16(path: FilePath) -> npt.NDArray[np.uint16]:
         image = open_grey16(path, file)
         if getattr(image, "is_animated", False) or image.has_transparency_data:
             raise ContentError("several images or transparent pixels in one file", GREY16)
-        image.load()
-        _check_orientation(path, image)
-        return np.asarray(image).astype(np.uint16)
+        return np.asarray(load_upright(image, registered=registered)).astype(np.uint16)
 
 
 def is_grey16(path: FilePath) -> bool:
@@ -101,6 +102,19 @@ def image_colour(path: FilePath) -> PlainColour:
     """
     with _open_image(path) as image:
         return _plain_colour(path, image)
+
+
+def image_orientation(path: FilePath) -> int:
+    """Return the EXIF orientation that `read_rgb` applies to an image of 8 bits, 1 to 8; 1 means stored upright.
+
+    Args:
+        path: Image file.
+
+    Raises:
+        InputError: See `read_rgb`; only problems that the header shows are found.
+    """
+    with _open_image(path) as image:
+        return stored_orientation(image)
 
 
 def _unsupported(path: FilePath, problem: str, action: str) -> InputError:
@@ -158,18 +172,6 @@ def _check_colour(path: FilePath, colour: PlainColour, expected: PlainColour) ->
             found=_NAMES[colour],
             expected=f"{_NAMES[expected]}, as in training",
             action="use the camera settings of the training images, or train on images like this one",
-            reason="unsupported",
-        )
-
-
-def _check_orientation(path: FilePath, image: Image.Image) -> None:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation in range(2, 9):
-        raise InputError(
-            path,
-            found=f"an EXIF orientation of {orientation}",
-            expected="pixels stored upright (orientation 1)",
-            action="switch off automatic rotation in the camera, or save the image upright without the EXIF tag",
             reason="unsupported",
         )
 

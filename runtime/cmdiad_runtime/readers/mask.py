@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from PIL import BmpImagePlugin, ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from cmdiad_runtime.readers._files import (
     PNG_HEADER_BYTES,
@@ -24,12 +24,15 @@ from cmdiad_runtime.readers._files import (
     open_input,
 )
 from cmdiad_runtime.readers._jpeg import JPEG_SIGNATURE, check_jpeg
+from cmdiad_runtime.readers._orientation import load_upright
 from cmdiad_runtime.readers._tiff_directories import check_directories
 from cmdiad_runtime.sample import Mask
 
 _EXPECTED = "a mask of the defect: white (or one colour) on black, as PNG, JPEG, BMP or TIFF"
 _AGAIN = "save the mask as an 8-bit grey PNG with 255 on the defect and 0 elsewhere"
 _BMP, _TIFF = b"BM", (b"II", b"MM")
+_ORIENTATION = 274
+"""Tag of TIFF, which only Pillow applies."""
 _MOST_LABELS = 32
 """Whole numbers up to this are labels of defects or instances, not grey levels."""
 _MOST_BETWEEN = 0.05
@@ -50,11 +53,12 @@ def read_mask(path: FilePath, *, level: int | None = None) -> Mask:
             the rules of docs/formats.md.
 
     Returns:
-        bool `[h, w]`, True on the defect; all False if the mask is black.
+        bool `[h, w]`, True on the defect; all False if the mask is black. As for images, an EXIF orientation is
+        applied.
 
     Raises:
-        InputError: The file is missing, damaged, beyond a limit (see `limits`), or in another format; it has an EXIF
-            rotation; or its meaning is ambiguous: grey values between black and white, one value everywhere that is
+        InputError: The file is missing, damaged, beyond a limit (see `limits`), or in another format; or its
+            meaning is ambiguous: grey values between black and white, one value everywhere that is
             not 0, colours on neither black nor white, or as much white as black at the border.
     """
     with open_input(path, expected=_EXPECTED) as file, decoding(path, expected=_EXPECTED):
@@ -81,8 +85,8 @@ def _read_values(path: FilePath, file: BinaryIO) -> tuple[npt.NDArray[np.float32
     check_size(path, image.height, image.width)
     if header.startswith(JPEG_SIGNATURE):
         check_jpeg(file)
-    image.load()
     _check_image(image)
+    image = load_upright(image)
     if image.mode in ("P", "PA") or image.has_transparency_data:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     array = np.asarray(image)
@@ -121,6 +125,8 @@ def _read_raw_tiff(path: FilePath, file: BinaryIO) -> npt.NDArray[np.float32] | 
             return None
         if page.extrasamples or len(page.shape) not in (2, 3) or page.dtype is None:
             return None
+        if page.tags.valueof(_ORIENTATION, default=1) != 1:
+            return None
         check_size(path, page.shape[0], page.shape[1])
         if sum(page.databytecounts) < page.nbytes:
             raise EOFError("strips without data")
@@ -133,9 +139,6 @@ def _check_image(image: Image.Image) -> None:
         raise ContentError("several images in one file", "save each mask as a separate file")
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
         raise ContentError(f"the colour model {image.mode}", _AGAIN)
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation in range(2, 9):  # As for images: pixels must lie as they are stored.
-        raise ContentError(f"an EXIF orientation of {orientation}", "save the mask upright without the EXIF tag")
 
 
 def _scaled(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -29,5 +29,5 @@ def read_files(name: str, rgb: Path | None, xyz: Path | None, *, colour: Colour 
         InputError: A file cannot be read or used.
     """
     cloud = None if xyz is None else read_xyz(xyz)
-    image = None if rgb is None else read_rgb(rgb, colour=colour)
+    image = None if rgb is None else read_rgb(rgb, colour=colour, registered=cloud is not None)
     return Sample(name, rgb=image, xyz=cloud)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cmdiad_runtime import Inspector, Sample, read_rgb, read_xyz
 from cmdiad_runtime.cli.run import cli
@@ -162,6 +163,20 @@ def test_run_rejects_a_part_whose_file_is_damaged(exported_for_any: Path, parts:
         "001": ("NG", "missing-file"),
         "002": ("NG", "unsupported"),
     }
+
+
+@pytest.mark.failure_mode("An image rotated by EXIF, with a cloud")
+def test_run_rejects_a_turned_image_with_a_cloud(exported_for_any: Path, parts: Path) -> None:
+    path = parts / "rgb" / "000.png"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(path) as image:
+        turned = image.rotate(180)
+    turned.save(path, exif=exif)  # Viewers show the same picture as before.
+    ended = command(cli, exported_for_any, parts)
+    assert ended.code == 3, ended.err
+    results = {Path(line.split("\t")[2]).stem: line.split("\t") for line in ended.out.splitlines()}
+    assert (results["000"][0], results["000"][3]) == ("NG", "unsupported")
 
 
 @pytest.mark.failure_mode("A part without the modality of `--require`")

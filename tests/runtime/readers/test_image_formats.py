@@ -35,12 +35,6 @@ def save(path: Path, pixels: Any = NOISE, mode: str | None = None, **options: An
     return path
 
 
-def upright(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
-
-
 @pytest.mark.parametrize("name", EXACT)
 def test_pixels_come_back_exactly(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, **EXACT[name])
@@ -77,8 +71,6 @@ def test_a_float_image_is_a_cloud_and_one_of_8_bits_a_photo(tmp_path: Path) -> N
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "jpeg.tif": ({"compression": "jpeg"}, "compressed in another way"),
-    "turned.tif": ({"exif": upright(6)}, "an orientation of 6"),
-    "turned.webp": ({"exif": upright(6)}, "an EXIF orientation of 6"),
     "film.webp": ({"save_all": True, "append_images": [Image.fromarray(255 - NOISE)]}, "several images in one file"),
     "pages.tif": ({"save_all": True, "append_images": [Image.fromarray(255 - NOISE)]}, "several images in one file"),
 }

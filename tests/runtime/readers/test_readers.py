@@ -203,15 +203,6 @@ def test_animation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_exif_rotation(tmp_path: Path, suffix: str) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = save_image(tmp_path / f"a.{suffix}", PIXELS, exif=exif)
-    message = refusal(read_rgb, path)
-    assert "EXIF orientation of 6" in message and "automatic rotation" in message
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_truncated_anywhere(tmp_path: Path, suffix: str) -> None:
     noise = RNG.integers(0, 256, (60, 60, 3), dtype=np.uint8)
     whole = save_image(tmp_path / f"whole.{suffix}", noise).read_bytes()

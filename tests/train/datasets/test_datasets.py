@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -396,6 +397,36 @@ def test_a_mask_of_another_size(tmp_path: Path) -> None:
     sample = open_category(tmp_path, None).split("test", ("rgb",))[-1]
     with pytest.raises(InputError, match="a mask of 60×60 pixels. Expected 60×50"):
         sample.read_mask((50, 60))
+
+
+def test_masks_belong_to_the_upright_image(tmp_path: Path) -> None:
+    trees.mvtec2d(tmp_path)
+    sample = open_category(tmp_path, None).split("test", ("rgb",))[-1]
+    assert sample.rgb is not None and sample.ground_truth is not None
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(sample.rgb, exif=exif)
+    drawn = np.zeros((40, 60), np.uint8)
+    drawn[5:9, 20:30] = 255
+    Image.fromarray(drawn).save(sample.ground_truth)
+    pixels = sample.read().rgb
+    assert pixels is not None and pixels.shape == (60, 40, 3)
+    with pytest.raises(InputError, match="Expected 40×60, the size of the upright image. The mask has the size of the"):
+        sample.read_mask((60, 40))
+    Image.fromarray(drawn).save(sample.ground_truth, exif=exif)
+    np.testing.assert_array_equal(sample.read_mask((60, 40)), np.rot90(drawn > 0, -1))
+
+
+def test_an_image_with_a_cloud_is_never_turned(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path)
+    sample = open_category(tmp_path, None).split("train", ("rgb", "xyz"))[0]
+    assert sample.rgb is not None
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(sample.rgb).save(sample.rgb, exif=exif)
+    with pytest.raises(InputError, match="an EXIF orientation of 3 in an image that belongs to another file"):
+        sample.read()
+    assert replace(sample, xyz=None).read().rgb is not None
 
 
 def test_image_and_cloud_of_other_sizes(tmp_path: Path) -> None:

@@ -15,12 +15,18 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.readers import PlainColour, image_colour, read_rgb, read_xyz
 from cmdiad_runtime.readers.depth import intrinsics_places
-from cmdiad_runtime.readers.image import is_grey16, read_grey16
+from cmdiad_runtime.readers.image import image_orientation, is_grey16, read_grey16
 from cmdiad_runtime.readers.mask import read_mask
 from cmdiad_runtime.sample import Mask, Sample
 
 GOOD = "good"
 """Name of samples without a defect, in folders and in `SampleFiles.defect`."""
+
+
+_OVER_UPRIGHT = (
+    "The mask has the size of the image as stored, before its EXIF orientation is applied. Turn the mask upright, or "
+    "draw it over the image as viewers show it"
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class SampleFiles:
         Raises:
             InputError: A file cannot be read, or image and cloud differ in size.
         """
-        rgb = None if self.rgb is None else read_rgb(self.rgb, colour=colour)
+        rgb = None if self.rgb is None else read_rgb(self.rgb, colour=colour, registered=self.xyz is not None)
         xyz = None if self.xyz is None else read_xyz(self.xyz)
         if rgb is not None and xyz is not None and rgb.shape[:2] != xyz.shape[:2]:
             raise InputError(
@@ -105,14 +111,20 @@ class SampleFiles:
             return np.zeros(shape, dtype=bool)
         mask = read_mask(self.ground_truth, level=self.mask_level)
         if mask.shape != shape:
+            turned = mask.shape == shape[::-1] and self._is_turned()
             raise InputError(
                 self.ground_truth,
                 found=f"a mask of {_size(mask.shape)} pixels",
-                expected=f"{_size(shape)}, the size of the sample",
-                action="Check that the mask belongs to the sample",
+                expected=f"{_size(shape)}, the size of the {'upright image' if turned else 'sample'}",
+                action=_OVER_UPRIGHT if turned else "Check that the mask belongs to the sample",
                 reason="size-mismatch",
             )
         return mask
+
+    def _is_turned(self) -> bool:
+        """Return True if the image has an EXIF orientation that is applied when it is read."""
+        orientation = guarded(str(self.rgb), partial(image_orientation, self.rgb)) if self.rgb else 1
+        return isinstance(orientation, int) and orientation != 1
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -14,6 +14,7 @@ from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.datasets import SampleFiles, data_colour, open_category
+from cmdiad_train.datasets.series import Series, series_of
 from cmdiad_train.detectors.family import Family, FitContext, Fitted, worst_of_parts
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.fit.before import check_before_work, check_space
@@ -152,7 +153,7 @@ def _train(
     by_part = splits.by_part(record.recipe.parts)
     check_space(run, input_bytes(by_part, samples))
     envelope = _envelope(record, splits, samples, options.envelope, reporter)
-    record = replace(record, envelope=envelope)
+    record = replace(record, envelope=envelope, series=_series(record, splits, samples, reporter))
     write_record(run, record)
     fitted = _fit_family(request.family, replace(started, splits=by_part), run, samples, options, reporter)
     save_export_inputs(run, by_part, samples, fitted.detector.input_names, reporter)
@@ -206,6 +207,22 @@ def _envelope(
     if envelope is not None and record.preprocessing.modality != "xyz" and not envelope.colour_weights:
         reporter.say("Red and blue cannot be distinguished in these samples, so exchanged channels are not recognised.")
     return envelope
+
+
+def _series(record: RunRecord, splits: Splits, samples: SampleProvider, reporter: Reporter) -> Series | None:
+    """Return and report series of near copies in the images of the good samples; clouds are not compared.
+
+    Good parts of another session set the threshold in spite of such series, so nothing is reported with them.
+    """
+    if splits.sessions or "rgb" not in record.preprocessing.modalities:
+        return None
+    good = [*splits.train, *splits.held_out]
+    names = [printable(files.name) for files in good]
+    views = (samples.prepared(files).inputs["rgb"][0] for files in good)
+    series = series_of(names, views, range(len(splits.train), len(good)))
+    if series is not None:
+        reporter.say(f"warning: {series.warning}.")
+    return series
 
 
 def _digests(record: RunRecord, splits: Splits, samples: SampleProvider) -> dict[SampleFiles, str]:

@@ -104,7 +104,7 @@ def check_mask_size(mask: InspectionMask, sample: Sample) -> None:
             mask.path,
             found=f"a mask of {shape[1]} x {shape[0]} pixels",
             expected=f"{expected[1]} x {expected[0]}, the size of {sample.name}",
-            action="Draw the mask over a training picture",
+            action="Draw the mask over a training picture as viewers show it",
         )
 
 

@@ -26,6 +26,7 @@ from cmdiad_runtime.support.records import (
     require_text,
 )
 from cmdiad_train.datasets import LeftOut
+from cmdiad_train.datasets.series import Series
 from cmdiad_train.recipe import MOST_SEED, VIEWS, Recipe, read_recipe
 from cmdiad_train.runs.tensors import damaged, read_json
 
@@ -131,6 +132,7 @@ class RunRecord:
             measured. The field is in the file only with a value.
         left_out: Samples that could not be used. The field is in the file only if there are any.
         inspected_area: Area that is inspected, with its limits; None in runs of earlier versions.
+        series: Series of near copies among the good samples, or None. The field is in the file only with a value.
 
     Raises:
         RecordError: A value has the wrong kind, or contradicts the recipe.
@@ -150,6 +152,7 @@ class RunRecord:
     envelope: Envelope | None = None
     left_out: tuple[LeftOut, ...] = ()
     inspected_area: InspectedArea | None = None
+    series: Series | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _PARTS.items():
@@ -171,6 +174,8 @@ class RunRecord:
         require(all(isinstance(s, LeftOut) for s in self.left_out), self, "left_out", "samples with a reason")
         if self.inspected_area is not None:
             require_instance(self, "inspected_area", InspectedArea)
+        if self.series is not None:
+            require_instance(self, "series", Series)
         self._check_agreement()
 
     def _check_agreement(self) -> None:
@@ -193,7 +198,7 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        optional = ("envelope", "left_out", "inspected_area")
+        optional = ("envelope", "left_out", "inspected_area", "series")
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in optional}
         left_out = [sample.to_json() for sample in self.left_out]
         area = {} if self.inspected_area is None else {"inspected_area": self.inspected_area.to_json()}
@@ -208,6 +213,7 @@ class RunRecord:
             **({} if self.envelope is None else {"envelope": self.envelope.to_json()}),
             **({"left_out": left_out} if left_out else {}),
             **area,
+            **({} if self.series is None else {"series": self.series.to_json()}),
         }
 
     @staticmethod
@@ -222,6 +228,8 @@ class RunRecord:
         content = fields_from_json(RunRecord, content)
         if content.get("inspected_area") is not None:
             content["inspected_area"] = InspectedArea.from_json(content["inspected_area"])
+        if content.get("series") is not None:
+            content["series"] = Series.from_json(content["series"])
         return RunRecord(
             **{
                 **content,

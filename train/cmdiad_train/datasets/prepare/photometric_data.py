@@ -171,8 +171,8 @@ def _read_images(sample: Path, lights: Mapping[str, Light]) -> npt.NDArray[np.fl
 
 def _brightness(path: Path) -> npt.NDArray[np.float32]:
     if is_grey16(path):
-        return read_grey16(path).astype(np.float32) / np.float32(LARGEST)
-    pixels = read_rgb(path, colour=image_colour(path))
+        return read_grey16(path, registered=True).astype(np.float32) / np.float32(LARGEST)
+    pixels = read_rgb(path, colour=image_colour(path), registered=True)
     # The brightest channel decides about saturation, so a pixel with one saturated channel counts as saturated.
     mean: npt.NDArray[Any] = np.where((pixels == 255).any(axis=2), 255, pixels.mean(axis=2, dtype=np.float32))
     return (mean / np.float32(255)).astype(np.float32)

@@ -80,7 +80,7 @@ def prepare_rendered(raw: RawSample, folder: Path) -> bool:
     )
     if all(path.exists() for path in (rgb_out, xyz_out, *([] if mask is None else [mask_out]))):
         return False
-    image = read_rgb(raw.image)
+    image = read_rgb(raw.image, registered=True)
     cloud = read_cloud(raw).astype(np.float32)
     _check_size(raw.depth, cloud, image)
     if mask is not None and raw.mask is not None:

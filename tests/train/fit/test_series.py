@@ -1,0 +1,41 @@
+"""A training whose images repeat a few placements says so, and keeps it in the record of the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cmdiad_train.fit.fit import FitOptions, fit
+from cmdiad_train.runs.record import read_record
+from helpers import RecordingReporter, sample_files, tiny_recipe
+
+
+def repeat(data: Path, images: int) -> Path:
+    """Keep five good images of the gear and its test split, and record each of them several times."""
+    rng = np.random.default_rng(0)
+    sources = [path for split in ("train", "test") for path in sample_files(data, split, "good", "rgb")][:5]
+    pixels = [np.asarray(Image.open(path)).astype(np.float64) for path in sources]
+    for folder in ("train", "validation"):
+        shutil.rmtree(data / "gear" / folder, ignore_errors=True)
+    target = data / "gear" / "train" / "good" / "rgb"
+    target.mkdir(parents=True)
+    for number, image in enumerate(pixels):
+        for copy in range(images):
+            noisy = np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(target / f"{number}{copy}.png")
+    return data
+
+
+def test_series_are_reported_and_recorded(own_data: Path, tmp_path: Path) -> None:
+    data = repeat(own_data, images=4)
+    reporter, run = RecordingReporter(), tmp_path / "run"
+    record = fit(data, "gear", tiny_recipe(), run, reporter, FitOptions(test=False))
+    assert record.series is not None and (record.series.count, record.series.samples) == (5, 20)
+    assert [line for line in reporter.lines if "series of images" in line] == [f"warning: {record.series.warning}."]
+    assert len({name.split("/")[-1][0] for name in record.series.example}) == 1
+    assert read_record(run) == record
+    assert json.loads((run / "run.json").read_text())["series"]["count"] == 5
