@@ -220,12 +220,14 @@ class Fitted:
             sample next to each other.
         peaks: Largest values of their anomaly maps over the image of the sensor, which decide with the verdict "map".
         provenance: JSON-ready origin of the networks, by modality.
+        leaves_series_out: True if samples were recorded in series, and each was scored without its whole series.
     """
 
     detector: TrainedDetector
     scores: Sequence[float]
     peaks: Sequence[float]
     provenance: dict[str, Any] = field(default_factory=dict)
+    leaves_series_out: bool = False
 
 
 def worst_of_parts(values: Sequence[float], parts: int) -> list[float]:

@@ -153,9 +153,11 @@ def _train(
     by_part = splits.by_part(record.recipe.parts)
     check_space(run, input_bytes(by_part, samples))
     envelope = _envelope(record, splits, samples, options.envelope, reporter)
-    record = replace(record, envelope=envelope, series=_series(record, splits, samples, reporter))
+    record = replace(record, envelope=envelope)
     write_record(run, record)
     fitted = _fit_family(request.family, replace(started, splits=by_part), run, samples, options, reporter)
+    if not fitted.leaves_series_out:
+        record = replace(record, series=_series(record, splits, samples, reporter))
     save_export_inputs(run, by_part, samples, fitted.detector.input_names, reporter)
     scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
     calibration = _calibrated(record, splits, samples, (scores, peaks))

@@ -37,8 +37,10 @@ def calibrate_fusion(
     detector: Detector,
     banks: Sequence[MemoryBank],
     patches: tuple[Sequence[Sequence[Patches]], Sequence[Sequence[Patches]]],
-) -> tuple[list[float], list[float]]:
+) -> tuple[list[float], list[float], bool]:
     """Set fusion weights and factors of a detector, and return fused scores and map maxima of good samples.
+
+    The third result is True if samples were recorded in series.
 
     The samples are the held-out ones and the training samples, each of these scored against banks that were made
     without it. The factors of relative distances are learnt from the training samples. The map of a training sample
@@ -68,7 +70,7 @@ def calibrate_fusion(
     detector.map_weights = fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]), context.recipe)
     scores = [float((detector.score_weights * s).sum()) for s, _ in scored]
     peaks = [float((detector.map_weights[:, None, None] * m).sum(0).max()) for _, m in scored]
-    return scores, peaks
+    return scores, peaks, len({*owners}) < len(owners) // context.preprocessing.parts
 
 
 def as_held_out(trained: Sequence[Scored], held_out: Sequence[Scored]) -> list[Scored]:

@@ -50,13 +50,13 @@ def fit(context: FitContext) -> Fitted:
         banks = fitted_banks(context, inspected)
         detector = Detector(recipe, mains, banks, None, context.kept, fused)
         if m3dm_part(recipe).mode == "faithful":
-            scores, peaks = _calibrated_as_published(context, detector, patches)
+            scores, peaks, in_series = *_calibrated_as_published(context, detector, patches), False
         else:
-            scores, peaks = calibrate_fusion(context, detector, banks, (patches, inspected))
+            scores, peaks, in_series = calibrate_fusion(context, detector, banks, (patches, inspected))
     save_fusion(context.run, detector)
     (context.run / CHECKPOINT).unlink(missing_ok=True)  # left by an attempt that was killed right before the end
     shutil.rmtree(context.run / LEFT_OUT, ignore_errors=True)
-    return Fitted(detector, scores, peaks, training.provenance)
+    return Fitted(detector, scores, peaks, training.provenance, leaves_series_out=in_series)
 
 
 def _trained_fusion(
