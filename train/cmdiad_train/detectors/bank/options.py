@@ -178,7 +178,7 @@ BANKS = option_group(
         "--distances",
         type=click.Choice(["plain", "relative"]),
         help="Distances in the map: plain, or relative to the usual distance of good parts at the same place of the "
-        "view (default mode only).  [default: relative if a cloud is inspected, else plain, faithful: plain]",
+        "view (default mode only).  [default: relative, faithful: plain]",
     ),
     click.option(
         "--fusion",
