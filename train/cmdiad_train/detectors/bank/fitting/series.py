@@ -18,7 +18,7 @@ from torch import Tensor
 from cmdiad_train.detectors.bank.features.compared import Patches
 
 MOST_CHANCE = 1e-4
-"""Largest probability of so many neighbours in samples without an order."""
+"""Largest probability that samples without an order resemble their neighbours as often."""
 LEAST_SHARE = 0.25
 """Least share of samples that resemble their neighbour most, for a series to matter."""
 MOST_OF_ALL = 5
@@ -28,7 +28,7 @@ _NEAR = 8  # samples before and after one that may belong to its series
 
 
 def series_of(features: Tensor) -> list[int]:
-    """Return the number of the series of each sample, or a number of its own for each sample if there are no series.
+    """Return the number of the series of each sample; without series every sample has a different number.
 
     Without an order of recording, the most similar other sample is a neighbour with the probability 2/(n-1). Two
     neighbours belong to one series if they are more similar than a sample usually is to the most similar one of those
