@@ -130,14 +130,14 @@ def _near_groups(differences: npt.NDArray[np.float64]) -> Iterator[list[int]]:
     """
     count = len(differences)
     clusters = {i: [i] for i in range(count)}
-    found: dict[int, list[list[int]]] = {i: [] for i in range(count)}
+    groups: dict[int, list[list[int]]] = {i: [] for i in range(count)}
     for number, (first, second, _, size) in enumerate(linkage(squareform(differences, checks=False), "single")):
         members = clusters.pop(int(first)) + clusters.pop(int(second))
-        inside = found.pop(int(first)) + found.pop(int(second))
+        inside = groups.pop(int(first)) + groups.pop(int(second))
         clusters[count + number] = members
         is_series = _LEAST_MEMBERS <= size <= count // _LEAST_SERIES and _is_near(differences, members)
-        found[count + number] = [members] if is_series else inside
-    yield from (group for groups in found.values() for group in groups)
+        groups[count + number] = [members] if is_series else inside
+    yield from (group for kept in groups.values() for group in kept)
 
 
 def _is_near(differences: npt.NDArray[np.float64], members: list[int]) -> bool:
