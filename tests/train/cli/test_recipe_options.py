@@ -25,6 +25,7 @@ from cmdiad_train.recipe import (
     SurfaceExtractor,
     XyzExtractor,
     bank_part,
+    has_relative_distances,
 )
 
 ORIGIN = Origin("nothing", "none", "a test")
@@ -70,18 +71,34 @@ def test_given_options_stand_where_the_weights_leave_a_choice(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--modality", "rgb"), "relative"),
-        (("--modality", "xyz"), "relative"),
-        (("--modality", "both"), "relative"),
-        (("--modality", "rgb", "--hallucination", "f2f"), "relative"),
-        (("--modality", "rgb", "--mode", "faithful"), "plain"),
+        (("--modality", "rgb"), "auto"),
+        (("--modality", "xyz"), "auto"),
+        (("--modality", "both"), "auto"),
         (("--modality", "xyz", "--distances", "plain"), "plain"),
-        (("--modality", "rgb", "--distances", "plain"), "plain"),
+        (("--modality", "rgb", "--distances", "relative"), "relative"),
         (("--modality", "xyz", "--mode", "faithful"), "plain"),
+        (("--modality", "rgb", "--mode", "faithful"), "plain"),
     ],
 )
-def test_distances_are_relative_unless_published(options: tuple[Any, ...], expected: str) -> None:
+def test_distances_follow_the_view_unless_published(options: tuple[Any, ...], expected: str) -> None:
     assert recipe(*options).distances == expected
+
+
+@pytest.mark.parametrize(
+    ("distances", "view", "expected"),
+    [
+        ("auto", "part", True),
+        ("auto", "each", True),
+        ("auto", "sensor", False),
+        ("relative", "sensor", True),
+        ("plain", "top", False),
+    ],
+)
+def test_auto_means_relative_distances_where_the_view_follows_the_part(
+    distances: str, view: str, expected: bool
+) -> None:
+    found = whole_recipe("--modality", "both", "--view", view, "--distances", distances)
+    assert has_relative_distances(found) is expected
 
 
 @pytest.mark.parametrize("family", ["patchcore", "m3dm"])

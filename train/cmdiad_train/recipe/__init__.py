@@ -14,6 +14,7 @@ from cmdiad_train.recipe.bank import (
     Loss,
     Mode,
     bank_part,
+    has_relative_distances,
 )
 from cmdiad_train.recipe.cfm import CfmRecipe, cfm_part
 from cmdiad_train.recipe.dsr3d import PUBLISHED_DSR3D, Dsr3dRecipe, dsr3d_part
@@ -107,6 +108,7 @@ __all__ = [
     "cfm_part",
     "common_options",
     "dsr3d_part",
+    "has_relative_distances",
     "m3dm_part",
     "read_recipe",
     "register_part",

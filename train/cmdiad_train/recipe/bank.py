@@ -36,7 +36,7 @@ Mode = Literal["default", "faithful"]
 Hallucination = Literal["none", "f2f", "f2i", "i2f"]
 Loss = Literal["l2", "cosine", "smooth_l1"]
 ImageScore = Literal["reweighted", "max", "patchcore", "thousandth"]
-Distances = Literal["plain", "relative"]
+Distances = Literal["plain", "relative", "auto"]
 MainBank = Literal["plain", "enhanced"]
 ResidualMap = Literal["none", "cycle"]
 Uncertainty = Literal["none", "bank"]
@@ -158,8 +158,8 @@ class BankRecipe:
             two-bank form of M3DM, which divides distances by 1000 before the published weight).
         fusion: "standardised" (weights 1/σ of held-out good samples) or "ocsvm" (as published).
         paper: Row of the paper's tables that the whole recipe reproduces (`--paper`), or None.
-        distances: Distances that the map shows: "plain" as published, or "relative" to the usual distance of good
-            parts at the same place of the view.
+        distances: Distances that the map shows: "plain" as published, "relative" to the usual distance of good parts
+            at the same place of the view, or "auto", see `has_relative_distances`.
         main_bank: "plain" (a bank of main features and a bank of hallucinated ones) or "enhanced" (one bank of both,
             each feature of the main modality followed by its hallucination).
         residual_map: "none", or "cycle" (a further map: how far the main features are from those that a second network
@@ -340,6 +340,16 @@ def bank_part(recipe: Recipe) -> BankRecipe:
     if not isinstance(recipe.detector, BankRecipe):
         raise TypeError(f"a recipe of the family {recipe.family}, not of memory banks")
     return recipe.detector
+
+
+def has_relative_distances(recipe: Recipe) -> bool:
+    """Return True if the map of a bank recipe with a decided view shows relative distances.
+
+    "auto" means relative distances in a view that follows the part. In the view of the sensor a place of the view is no
+    place of the part, unless parts lie in a fixture.
+    """
+    distances = bank_part(recipe).distances
+    return distances == "relative" or (distances == "auto" and recipe.view != "sensor")
 
 
 PUBLISHED_BANK = BankRecipe(

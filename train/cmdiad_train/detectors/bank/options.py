@@ -176,9 +176,10 @@ BANKS = option_group(
     ),
     click.option(
         "--distances",
-        type=click.Choice(["plain", "relative"]),
+        type=click.Choice(["auto", "plain", "relative"]),
         help="Distances in the map: plain, or relative to the usual distance of good parts at the same place of the "
-        "view (default mode only).  [default: relative, faithful: plain]",
+        "view. auto: relative in a view that follows the part, else plain. auto and relative in the default mode "
+        "only.  [default: auto, faithful: plain]",
     ),
     click.option(
         "--fusion",

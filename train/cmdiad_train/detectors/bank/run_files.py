@@ -22,7 +22,7 @@ from cmdiad_train.detectors.bank.fitting.usual_distance import MOST_CHANGE
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.recipe import Recipe, SurfaceExtractor, bank_part
+from cmdiad_train.recipe import Recipe, SurfaceExtractor, bank_part, has_relative_distances
 from cmdiad_train.runs.mask import load_kept
 from cmdiad_train.runs.tensors import damaged, load_metadata, load_state, load_tensors, read_json, save_tensors
 
@@ -64,7 +64,7 @@ def load_detector(run: Path, recipe: Recipe) -> Detector:
     hallucinated = load_hallucinated(run, recipe, features[0].grid) if hallucinates else None
     detector = Detector(recipe, features, load_banks(run, recipe), hallucinated, load_kept(run, recipe))
     detector.score_weights, detector.map_weights = load_fusion(run, len(detector.scorers))
-    if bank_part(recipe).distances == "relative":
+    if has_relative_distances(recipe):
         detector.set_factors(load_factors(run, recipe, detector.grids))
     return detector
 

@@ -18,7 +18,7 @@ from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.run_files import load_chosen, load_row_weights
 from cmdiad_train.detectors.family import FitContext, as_tensors
-from cmdiad_train.recipe import bank_part
+from cmdiad_train.recipe import bank_part, has_relative_distances
 from cmdiad_train.runs.tensors import load_tensors, save_tensors
 
 LEFT_OUT = "held-out-distances"
@@ -213,7 +213,7 @@ def _usual_distances(
     owners: Sequence[int],
 ) -> UsualDistances | None:
     """Return the usual distances of the training samples of one bank, or None if the recipe takes plain distances."""
-    if bank_part(context.recipe).distances == "plain":
+    if not has_relative_distances(context.recipe):
         return None
     on_part = torch.stack([alone(cells) for _, cells in patches])
     if scorer.kept_cells is not None:
