@@ -52,10 +52,11 @@ def read_rgb(path: FilePath, *, colour: Colour = "rgb", registered: bool = False
     if isinstance(colour, GreyRange):
         levels = colour.levels(path, read_grey16(path, registered=registered))
         return np.repeat(levels[..., None], 3, axis=2)
-    with _open_image(path) as image:
-        _check_colour(path, _plain_colour(path, image), colour)
-        upright = load_upright(image, registered=registered)
-        return np.array(_opaque(path, upright).convert("RGB"), dtype=np.uint8)
+    with _open_image(path) as stored:
+        _check_colour(path, _plain_colour(path, stored), colour)
+        image = load_upright(stored, registered=registered)
+        del stored  # Frees its pixels if the image was turned.
+        return np.array(_opaque(path, image).convert("RGB"), dtype=np.uint8)
 
 
 def read_grey16(path: FilePath, *, registered: bool = False) -> npt.NDArray[np.uint16]:
