@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cmdiad_bench.kept_results import DIGITS, remove_outdated, stored_result, training_digest
+from cmdiad_bench.kept_results import DIGITS, outdated_text, remove_outdated, stored_result, training_digest
 from cmdiad_bench.paper.published import PUBLISHED
 from cmdiad_runtime.errors import CmdiadError, RunError
 from cmdiad_runtime.support.files import write_json
@@ -51,8 +51,8 @@ class PaperOptions:
 def measure_rows(data: Path, out: Path, options: PaperOptions, reporter: Reporter) -> dict[str, Any]:
     """Train and evaluate every row on every category.
 
-    A result is kept in `out/results` with a digest of recipe, weights and data, and is used again as long as the
-    digest is the same. A failure is named in the table and tried again by the next call.
+    A result is kept in `out/results` with a digest of program, recipe, weights and data, and is used again as
+    long as the digest is the same. A failure is named in the table and tried again by the next call.
 
     Args:
         data: Data set with images and clouds.
@@ -102,7 +102,7 @@ class _Row:
         run = self.out / "runs" / f"{self.name}-{category.name}-{digest[:DIGITS]}"
         result = stored_result(file, digest)
         if result is None:
-            self.reporter.say(f"{self.name}, {category.name}: training")
+            self.reporter.say(f"{self.name}, {category.name}: training{outdated_text(file, digest)}")
             remove_outdated(run, f"{self.name}-{category.name}-")
             run.parent.mkdir(parents=True, exist_ok=True)
             options = FitOptions(self.options.machine, self.network, default_folder())
