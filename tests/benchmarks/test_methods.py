@@ -181,5 +181,11 @@ def test_wrong_command_lines(data: Path, tmp_path: Path, options: tuple[str, ...
     assert not (tmp_path / "methods").exists()
 
 
+def test_a_comparison_inside_the_data_is_refused(own_data: Path) -> None:
+    ended = compare(own_data, own_data / "gear/methods", "--family", "patchcore")
+    assert_refused(ended, 6, own_data / "gear/methods", "inside the data set", "--out")
+    assert not (own_data / "gear/methods").exists()
+
+
 def test_unknown_data(tmp_path: Path) -> None:
     assert_refused(compare(tmp_path / "no-data", tmp_path / "methods"), 7, "no-data")
