@@ -15,8 +15,10 @@ import cmdiad_bench
 import cmdiad_export
 import cmdiad_runtime
 import cmdiad_train
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.preprocess.prepare import needed_modalities
 from cmdiad_runtime.support.files import sha256_of
-from cmdiad_train.datasets import Category, open_category
+from cmdiad_train.datasets import GOOD, Category, open_category
 from cmdiad_train.recipe import Recipe
 
 DIGITS = 12
@@ -81,6 +83,23 @@ def _paths(value: object) -> Iterator[str]:
                 yield part
             else:
                 yield from _paths(part)
+
+
+def require_defects(category: Category, recipe: Recipe) -> None:
+    """Raise RunError if the test split has no defects for a recipe: known before a training, not only after it."""
+    samples = category.usable("test", needed_modalities(recipe.modality, recipe.rgb_mask)).samples
+    if all(sample.defect == GOOD for sample in samples):
+        raise without_figures(category)
+
+
+def without_figures(category: Category) -> RunError:
+    """Return the error of a category on which a trained detector has no figures."""
+    return RunError(
+        category.folder / "test",
+        found="no good or no defective test samples",
+        expected="test/good and at least one folder of defects",
+        action="Add test samples, or leave out the category",
+    )
 
 
 def stored_result(file: Path, digest: str) -> dict[str, Any] | None:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_bench.accuracy import Inspected, figures, inspect_test_split
-from cmdiad_bench.kept_results import DIGITS, outdated_text, remove_outdated, stored_result, training_digest
+from cmdiad_bench.kept_results import (
+    DIGITS,
+    outdated_text,
+    remove_outdated,
+    require_defects,
+    stored_result,
+    training_digest,
+    without_figures,
+)
 from cmdiad_bench.latency import LatencyOptions, measure_latency
 from cmdiad_bench.memory import measure_memory
 from cmdiad_bench.methods.method import Method
@@ -17,7 +25,7 @@ from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.options import ExportOptions
 from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines.graph_file import weights_path
-from cmdiad_runtime.errors import CertificateError, CmdiadError, EngineError, RunError
+from cmdiad_runtime.errors import CertificateError, CmdiadError, EngineError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.names import Modality
@@ -133,6 +141,7 @@ class _Measurement:
         stored = stored_result(self.file, self.digest)
         if stored is not None and stored["runs"] == self.options.runs:
             return stored
+        require_defects(self.category, self.method.recipe)
         for folder in (self.run.parent, self.bundle.parent, self.file.parent):
             folder.mkdir(parents=True, exist_ok=True)
         remove_outdated(self.run, self.prefix)
@@ -161,12 +170,7 @@ class _Measurement:
         seconds = None if started else round(time.monotonic() - start, 1)
         if stored is None:
             if record.metrics is None:
-                raise RunError(
-                    self.category.folder / "test",
-                    found="no test samples of both kinds",
-                    expected="test/good and defects",
-                    action="Add test samples, or leave out the category",
-                )
+                raise without_figures(self.category)
             stored = {"digest": self.digest, "training_seconds": seconds}
             write_json(self.training_file, stored)
         return {"training_seconds": stored["training_seconds"]}
