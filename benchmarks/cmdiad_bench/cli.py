@@ -274,13 +274,14 @@ def paper(
 ) -> int:
     """Train the rows of the paper's tables on DATA and print the published figures next to the measured ones.
 
-    Repeat the command to resume: rows that are finished with the same recipe and data are not trained again. A row
-    that fails is named in the table, and the exit code is 7.
+    Repeat the command to resume: rows that are finished with the same recipe, data and version of cmdiad are not
+    trained again. A row that fails is named in the table, and the exit code is 7.
     """
     from cmdiad_bench.paper.published import PUBLISHED
     from cmdiad_bench.paper.rows import PaperOptions, measure_rows
     from cmdiad_bench.paper.table import as_markdown, as_text, make_table
-    from cmdiad_runtime.support.files import atomic_write
+    from cmdiad_runtime.support.files import atomic_write, make_folder
+    from cmdiad_train.datasets import find_categories
     from cmdiad_train.training.machine import Machine
 
     for row in rows:
@@ -288,7 +289,9 @@ def paper(
             raise click.UsageError(f"--row {row!r} is not one of {', '.join(PUBLISHED)}.")
     chosen = {"rows": rows} if rows else {}
     options = PaperOptions(**chosen, categories=categories, settings=parse_settings(settings), machine=Machine(device))
-    out.mkdir(parents=True, exist_ok=True)
+    for one in find_categories(data):
+        one.require_outside(out, "a folder outside of the samples")
+    make_folder(out, expected="a writable folder for the table", action="choose another --out")
     reporter = TerminalReporter()
     table = make_table(measure_rows(data, out, options, reporter), options.departures)
     reporter.close()

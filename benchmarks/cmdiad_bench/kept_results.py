@@ -6,21 +6,31 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+import cmdiad_bench
+import cmdiad_export
+import cmdiad_runtime
+import cmdiad_train
+from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.preprocess.prepare import needed_modalities
 from cmdiad_runtime.support.files import sha256_of
-from cmdiad_train.datasets import Category, open_category
+from cmdiad_train.datasets import GOOD, Category, open_category
 from cmdiad_train.recipe import Recipe
 
 DIGITS = 12
 """Digits of a digest in the name of a run."""
 _SPLITS = ("train", "validation", "test")
+_PACKAGES = (cmdiad_runtime, cmdiad_train, cmdiad_export)
+_MEASURING = ("accuracy.py", "latency.py", "memory.py", "peak.py", "methods/measure.py", "paper/rows.py")
+"""Modules of `cmdiad_bench` that results depend on; the others only write tables."""
 
 
 def training_digest(recipe: Recipe, category: Category, joint: Sequence[str]) -> str:
-    """Return a digest of version, recipe, weights, and names, sizes and times of the files of all samples.
+    """Return a digest of program, recipe, weights, and names, sizes and times of the files of all samples.
 
     Args:
         recipe: Recipe of the training.
@@ -28,7 +38,7 @@ def training_digest(recipe: Recipe, category: Category, joint: Sequence[str]) ->
         joint: Further categories that are trained on.
     """
     content = {
-        "version": version("cmdiad"),
+        "program": program_digest(),
         "recipe": recipe.to_json(),
         "weights": {path: sha256_of(path) for path in sorted(set(_paths(recipe.to_json())))},
         "data": [
@@ -36,6 +46,25 @@ def training_digest(recipe: Recipe, category: Category, joint: Sequence[str]) ->
         ],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def program_digest() -> str:
+    """Return a digest of the sources and shipped weights that train, export, inspect and measure a detector.
+
+    The digest is the same for every installation of one wheel, and changes with a checkout. A release that changes only
+    other packages, such as the station, keeps it.
+    """
+    places = [(package.__name__, Path(package.__path__[0])) for package in _PACKAGES]
+    files = {f"{name}/{path.relative_to(root).as_posix()}": path for name, root in places for path in _sources(root)}
+    files |= {f"cmdiad_bench/{name}": Path(cmdiad_bench.__path__[0]) / name for name in _MEASURING}
+    content = {name: sha256_of(path) for name, path in files.items()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    """Yield the files of a package, without compiled ones."""
+    return (path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def _listing(category: Category) -> list[tuple[str, int, int]]:
@@ -56,6 +85,23 @@ def _paths(value: object) -> Iterator[str]:
                 yield from _paths(part)
 
 
+def require_defects(category: Category, recipe: Recipe) -> None:
+    """Raise RunError if the test split has no defects for a recipe: known before a training, not only after it."""
+    samples = category.usable("test", needed_modalities(recipe.modality, recipe.rgb_mask)).samples
+    if all(sample.defect == GOOD for sample in samples):
+        raise without_figures(category)
+
+
+def without_figures(category: Category) -> RunError:
+    """Return the error of a category on which a trained detector has no figures."""
+    return RunError(
+        category.folder / "test",
+        found="no good or no defective test samples",
+        expected="test/good and at least one folder of defects",
+        action="Add test samples, or leave out the category",
+    )
+
+
 def stored_result(file: Path, digest: str) -> dict[str, Any] | None:
     """Return the stored result of this digest, or None."""
     try:
@@ -65,14 +111,21 @@ def stored_result(file: Path, digest: str) -> dict[str, Any] | None:
     return result if isinstance(result, dict) and result.get("digest") == digest else None
 
 
+def outdated_text(file: Path, digest: str) -> str:
+    """Return the end of a line that says why a kept result is not used; "" if it can be used or there is none."""
+    if stored_result(file, digest) is not None or not file.exists():
+        return ""
+    return "; the kept result is of another recipe, other data or another version of cmdiad"
+
+
 def remove_outdated(run: Path, prefix: str, suffix: str = "") -> None:
-    """Remove the runs next to a run that were made with another recipe or other data.
+    """Remove the runs next to a run that were made with another recipe, other data or another program.
 
     Args:
         run: Folder of the run, or of its bundle, whose name is the prefix, the first digits of a digest and the suffix.
         prefix: Beginning of the names of all runs of the same kind.
         suffix: End of their names.
     """
-    for folder in run.parent.glob(f"{prefix}{'?' * DIGITS}{suffix}"):
+    for folder in run.parent.glob(f"{escape(prefix)}{'?' * DIGITS}{escape(suffix)}"):
         if folder != run:
             shutil.rmtree(folder)

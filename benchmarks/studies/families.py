@@ -142,7 +142,7 @@ class Study:
         run = self.run(detector)
         started = time.monotonic()
         arguments = (str(self.data), "--category", self.category, *detector.options, *extra)
-        store = ("--device", self.device, "--cache-dir", str(self.out / "features"), "--out", str(run))
+        store = ("--device", self.device, "--cache-dir", str(self.out / "features"), "--out", str(run), "--no-test")
         cli.main([*arguments, *store], standalone_mode=False)
         seconds = time.monotonic() - started
         figures = figures_of(load_run(run), self.data, self.category, self.device)

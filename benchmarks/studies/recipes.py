@@ -116,7 +116,7 @@ class RecipeStudy:
 
         run, started = self.out / "runs" / recipe.name, time.monotonic()
         data = (str(self.data), "--category", self.category, "--seed", str(recipe.seed), *recipe.options)
-        place = ("--device", self.device, "--cache-dir", str(self.out / "features"), "--out", str(run))
+        place = ("--device", self.device, "--cache-dir", str(self.out / "features"), "--out", str(run), "--no-test")
         cli.main([*data, *place], standalone_mode=False)
         seconds = time.monotonic() - started
         figures = figures_of(load_run(run), self.data, self.category, self.device)

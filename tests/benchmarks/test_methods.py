@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,33 @@ def test_wrong_command_lines(data: Path, tmp_path: Path, options: tuple[str, ...
     assert ended.code == 2
     assert words in " ".join(ended.err.split())
     assert not (tmp_path / "methods").exists()
+
+
+def test_data_without_defects_are_refused_before_a_training(own_data: Path, tmp_path: Path) -> None:
+    for defect in (own_data / "gear/test").iterdir():
+        if defect.name != "good":
+            shutil.rmtree(defect)
+    ended = compare(own_data, tmp_path / "methods", "--family", "patchcore", "--modality", "rgb")
+    assert ended.code == 7
+    assert "patchcore-rgb, gear: failed. " in (tmp_path / "methods/methods.md").read_text()
+    assert "found no good or no defective test samples" in ended.err
+    assert not (tmp_path / "methods/runs").exists() and "training" not in ended.err
+
+
+def test_data_of_one_sensor_have_the_methods_of_that_sensor(own_data: Path, tmp_path: Path) -> None:
+    for folder in [*own_data.rglob("rgb")]:
+        shutil.rmtree(folder)
+    ended = compare(own_data, tmp_path / "methods", "--family", "cfm", "--family", "patchcore", "--modality", "both")
+    assert ended.code == 0, "there is nothing to measure, and nothing failed"
+    record = json.loads((tmp_path / "methods/methods.json").read_text())
+    assert [one["categories"]["gear"] for one in record["methods"]] == [{"lacks": ["rgb"]}] * 2
+    assert ended.out.count("no rgb in the data") == 2
+
+
+def test_a_comparison_inside_the_data_is_refused(own_data: Path) -> None:
+    ended = compare(own_data, own_data / "gear/methods", "--family", "patchcore")
+    assert_refused(ended, 6, own_data / "gear/methods", "inside the data set", "--out")
+    assert not (own_data / "gear/methods").exists()
 
 
 def test_unknown_data(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cmdiad_bench import kept_results
 from cmdiad_bench.cli import cli
-from cmdiad_bench.kept_results import training_digest
 from cmdiad_bench.methods import measure
 from cmdiad_bench.methods.method import Choice, Method, methods_of
 from cmdiad_bench.methods.seeds import over_seeds
 from cmdiad_bench.methods.table import as_markdown, comparison, tables_of
 from cmdiad_runtime.errors import RunError
-from cmdiad_train.datasets import open_category
 from cmdiad_train.evaluation.bootstrap import image_auroc_interval
 from helpers import Ended, command
 
@@ -143,42 +143,63 @@ def test_means_over_categories_have_the_range_of_the_seeds(method: Method) -> No
     assert mean["ranges"]["image_auroc"] == pytest.approx([0.7, 0.7]), "of the means, not of the categories"
 
 
-def test_every_seed_is_measured_once_and_earlier_results_are_used(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained: list[int] = []
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Measure without a training; return the names of what was trained."""
+    names: list[str] = []
 
     def measured(self: Any) -> dict[str, Any]:
-        trained.append(self.method.recipe.seed)
+        self.run.mkdir()
+        names.append(self.run.name[:-13])
         return result(0.5 + self.method.recipe.seed / 10)
 
     monkeypatch.setattr(measure._Measurement, "_trained", measured)
     monkeypatch.setattr(measure._Measurement, "_exported", lambda self: {})
-    out = tmp_path / "methods"
+    return names
 
-    def compare(*options: object) -> dict[str, Any]:
-        arguments = ("--family", "patchcore", "--modality", "rgb", "--set", "rgb-backbone=test_resnet", *options)
-        ended = command(cli, "methods", data, "--out", out, *arguments)
-        assert ended.code == 0, ended.err
-        (method,) = json.loads((out / "methods.json").read_text())["methods"]
-        return dict(method)
 
-    # A folder of an earlier version has one file for each method and category, whatever the seed.
-    settings = {"rgb-backbone": "test_resnet", "seed": "1"}
-    (earlier,) = methods_of(data, Choice(("patchcore",), ("rgb",), settings))
-    digest = training_digest(earlier.recipe, open_category(data, "gear"), ())
-    (out / "results").mkdir(parents=True)
-    stored = {"digest": digest, "runs": 50, **result(0.6)}
-    (out / "results/patchcore-rgb-gear.json").write_text(json.dumps(stored))
-    assert compare("--seed", 1)["categories"]["gear"]["image_auroc"] == 0.6
-    assert trained == []
+def compare(data: Path, out: Path, *options: object) -> tuple[dict[str, Any], str]:
+    """Compare one method; return its record, and what the command said."""
+    arguments = ("--family", "patchcore", "--modality", "rgb", "--set", "rgb-backbone=test_resnet", *options)
+    ended = command(cli, "methods", data, "--out", out, *arguments)
+    assert ended.code == 0, ended.err
+    (method,) = json.loads((out / "methods.json").read_text())["methods"]
+    return dict(method), ended.err
 
-    both = compare("--seed", 1, "--seed", 2)
-    assert trained == [2] and both["seeds"] == [1, 2]
+
+def test_every_seed_is_measured_once(data: Path, tmp_path: Path, trained: list[str]) -> None:
+    compare(data, tmp_path, "--seed", 1)
+    both, _ = compare(data, tmp_path, "--seed", 1, "--seed", 2)
+    assert trained == ["patchcore-rgb-gear-seed1", "patchcore-rgb-gear-seed2"] and both["seeds"] == [1, 2]
     assert both["categories"]["gear"]["image_auroc"] == pytest.approx(0.65)
-    assert compare("--seed", 2)["categories"]["gear"]["image_auroc"] == 0.7
-    compare()
-    assert trained == [2, 0], "without --seed one training, with the seed 0"
+    assert compare(data, tmp_path, "--set", "seed=2")[0]["categories"]["gear"]["image_auroc"] == 0.7
+    compare(data, tmp_path)
+    assert trained[2:] == ["patchcore-rgb-gear-seed0"], "without --seed one training, with the seed 0"
+
+
+def test_a_category_that_is_named_like_a_seed_has_its_own_results(
+    data: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    for name in ("gear", "gear-seed1", "gear-seed1-seed1"):
+        shutil.copytree(data / "gear", tmp_path / "data" / name)
+    options = ("--category", "all", "--seed", 1, "--seed", 0)
+    for _ in range(2):
+        compare(tmp_path / "data", tmp_path / "methods", *options)
+    assert len(trained) == len({*trained}) == len(list((tmp_path / "methods/runs").iterdir())) == 6
+
+
+def test_results_of_another_program_are_measured_again(
+    data: Path, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, said = compare(data, tmp_path)
+    assert "the kept result" not in said
+    monkeypatch.setattr(kept_results, "program_digest", lambda: "0" * 64)
+    _, said = compare(data, tmp_path)
+    assert len(trained) == 2
+    assert "the kept result is of another recipe, other data or another version of cmdiad" in said
+    assert len(list((tmp_path / "runs").iterdir())) == 1, "the run of the other program is removed"
+    compare(data, tmp_path)
+    assert len(trained) == 2
 
 
 @pytest.mark.slow
@@ -186,11 +207,11 @@ def test_two_seeds_are_trained_and_exported(data: Path, tmp_path: Path, monkeypa
     out, tiny = tmp_path / "methods", {"rgb-backbone": "test_resnet", "size": 64, "coreset": 0.1}
     settings = [part for name, value in tiny.items() for part in ("--set", f"{name}={value}")]
 
-    def compare() -> Ended:
+    def compared() -> Ended:
         chosen = ("--family", "patchcore", "--modality", "rgb", "--seed", 0, "--seed", 1, "--runs", 2)
         return command(cli, "methods", data, "--out", out, "--device", "cpu", *chosen, *settings)
 
-    ended = compare()
+    ended = compared()
     assert ended.code == 0, ended.err
     (method,) = json.loads((out / "methods.json").read_text())["methods"]
     measured = method["categories"]["gear"]
@@ -205,4 +226,4 @@ def test_two_seeds_are_trained_and_exported(data: Path, tmp_path: Path, monkeypa
         raise RunError("training", found="a second one", action="None")
 
     monkeypatch.setattr(measure, "fit", refused)
-    assert compare().out == ended.out
+    assert compared().out == ended.out

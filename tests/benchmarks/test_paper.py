@@ -88,6 +88,14 @@ def test_wrong_command_lines(data: Path, tmp_path: Path, options: tuple[str, ...
     assert words in " ".join(ended.err.split())
 
 
+def test_unusable_output(own_data: Path, tmp_path: Path) -> None:
+    inside, file = own_data / "gear/train/paper", tmp_path / "file"
+    assert_refused(paper(own_data, inside), 6, inside, "inside the data set", "--out")
+    assert not inside.exists()
+    file.write_text("text")
+    assert_refused(paper(own_data, file), 6, file, "a writable folder")
+
+
 def test_unknown_data(tmp_path: Path) -> None:
     assert_refused(paper(tmp_path / "no-data", tmp_path / "paper"), 7, "no-data")
 

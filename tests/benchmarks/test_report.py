@@ -406,7 +406,9 @@ def test_bad_command_lines_write_nothing(own_data: Path, bundle: Path, tmp_path:
     wheel = renamed(bundle, tmp_path / "wheel.cmdiad", "wheel")
     assert_refused(command(cli, "report", own_data, bundle, wheel, "--out", out), 7, own_data, "category wheel")
     assert_refused(command(cli, "report", own_data, tmp_path / "no.cmdiad", "--out", out), 4, "no.cmdiad")
-    assert not out.exists()
+    inside = own_data / "gear/test/report"
+    assert_refused(command(cli, "report", own_data, bundle, "--out", inside), 6, inside, "inside the data set")
+    assert not out.exists() and not inside.exists()
     out.write_text("a file")
     assert_refused(command(cli, "report", own_data, bundle, "--out", out), 6, out)
 

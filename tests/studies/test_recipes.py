@@ -12,6 +12,7 @@ import pytest
 from cmdiad_runtime.support.files import write_json
 from cmdiad_train.cli.train import cli
 from cmdiad_train.detectors.registry import family_of
+from cmdiad_train.evaluation import evaluate
 from helpers import RecordingReporter
 from studies import recipes as study_module
 from studies.recipes import Recipe, RecipeStudy, markdown, read_recipes
@@ -72,6 +73,22 @@ def test_finished_trainings_are_reused_and_failures_are_named(tmp_path: Path, mo
     assert (tmp_path / "recipes.md").read_text().count("\n") == 4
     study.measure([replace(table[0], options=("--family", "bank", "--modality", "xyz"))], reporter)
     assert trained[5:] == ["camera-0"]
+
+
+def test_a_training_inspects_the_test_split_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inspected: list[str] = []
+    original = evaluate.collect
+
+    def collect(score: Any, preprocessing: Any, samples: Any, *rest: Any) -> Any:
+        inspected.extend(files.name for files in samples)
+        return original(score, preprocessing, samples, *rest)
+
+    for module in ("fit.figures", "evaluation.evaluate"):
+        monkeypatch.setattr(f"cmdiad_train.{module}.collect", collect)
+    options = "--rgb-backbone test_resnet --rgb-stages 0,1 --rgb-grid 14 --size 56 --view sensor --coreset 0.1"
+    recipe = Recipe("camera", tuple(options.split()), 0)
+    (row,) = RecipeStudy(data, "gear", tmp_path / "study").measure([recipe], RecordingReporter())
+    assert len(inspected) == len({*inspected}) == row["samples"] == len(row["scores"])
 
 
 def test_table_has_means_and_ranges_over_the_seeds() -> None:

@@ -84,7 +84,8 @@ def methods(  # noqa: PLR0913 - one parameter for each option
 
     The tables have accuracy with intervals, verdicts at the threshold, latency, memory, size and training time on this
     machine, and the sensors that inspection needs. Repeat the command to resume: methods that are finished with the
-    same recipe, seed and data are not measured again. A method that fails is named, and the exit code is 7.
+    same recipe, seed, data and version of cmdiad are not measured again. A method that fails is named, and the exit
+    code is 7.
     """
     from cmdiad_bench.methods.measure import MeasureOptions, measure_methods
     from cmdiad_bench.methods.method import Choice, methods_of
@@ -101,6 +102,8 @@ def methods(  # noqa: PLR0913 - one parameter for each option
     categories = [open_category(data, name) for name in names]
     choice = Choice(families, modalities, parse_settings(settings), seeds)
     chosen = methods_of(data, choice)
+    for one in categories:
+        one.require_outside(out, "a folder outside of the samples")
     make_folder(out, expected="a writable folder for the tables", action="choose another --out")
     reporter = TerminalReporter()
     results = measure_methods(chosen, categories, out, MeasureOptions(Machine(device), runs), reporter)

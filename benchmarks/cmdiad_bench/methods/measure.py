@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_bench.accuracy import Inspected, figures, inspect_test_split
-from cmdiad_bench.kept_results import DIGITS, remove_outdated, stored_result, training_digest
+from cmdiad_bench.kept_results import (
+    DIGITS,
+    outdated_text,
+    remove_outdated,
+    require_defects,
+    stored_result,
+    training_digest,
+    without_figures,
+)
 from cmdiad_bench.latency import LatencyOptions, measure_latency
 from cmdiad_bench.memory import measure_memory
 from cmdiad_bench.methods.method import Method
@@ -17,7 +25,7 @@ from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.options import ExportOptions
 from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines.graph_file import weights_path
-from cmdiad_runtime.errors import CertificateError, CmdiadError, EngineError, RunError
+from cmdiad_runtime.errors import CertificateError, CmdiadError, EngineError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.names import Modality
@@ -64,7 +72,7 @@ def measure_methods(
 ) -> dict[str, dict[str, dict[int, Any]]]:
     """Measure every method on every category, once for each seed.
 
-    A result is kept in `out/results` with a digest of recipe, weights, data and options, and is used again as long as
+    A result is kept in `out/results` with a digest of program, recipe, weights and data, and is used again as long as
     the digest is the same. A failure is named in the table and tried again by the next call.
 
     Args:
@@ -120,27 +128,26 @@ class _Measurement:
         self.method, self.category, self.options, self.reporter = method, category, options, reporter
         joint = family_of(method.recipe.family).joint_categories(method.recipe)
         self.digest = training_digest(method.recipe, category, joint)
-        without_seed = f"{method.name}-{category.name}"
-        stem = f"{without_seed}-seed{method.recipe.seed}" if method.recipe.seed else without_seed
+        stem = f"{method.name}-{category.name}-seed{method.recipe.seed}"
         self.prefix = f"{stem}-"
         name = f"{self.prefix}{self.digest[:DIGITS]}"
         self.run, self.bundle = out / "runs" / name, out / "bundles" / f"{name}.cmdiad"
         self.file = out / "results" / f"{stem}.json"
-        self.earlier_file = out / "results" / f"{without_seed}.json"
-        """Place of the result in folders of earlier versions, which had one seed."""
         self.training_file = out / "results" / f"{stem}.training.json"
 
     def result(self) -> dict[str, Any]:
         """Return the figures, measured now or by an earlier call."""
         conditions = {"digest": self.digest, "runs": self.options.runs}
-        stored = stored_result(self.file, self.digest) or stored_result(self.earlier_file, self.digest)
+        stored = stored_result(self.file, self.digest)
         if stored is not None and stored["runs"] == self.options.runs:
             return stored
+        require_defects(self.category, self.method.recipe)
         for folder in (self.run.parent, self.bundle.parent, self.file.parent):
             folder.mkdir(parents=True, exist_ok=True)
         remove_outdated(self.run, self.prefix)
         remove_outdated(self.bundle, self.prefix, self.bundle.suffix)
-        self.reporter.say(f"{self.method.name}, {self.category.name}, seed {self.method.recipe.seed}: training")
+        why = outdated_text(self.file, self.digest)
+        self.reporter.say(f"{self.method.name}, {self.category.name}, seed {self.method.recipe.seed}: training{why}")
         measured = {**conditions, **self._trained(), **self._exported()}
         write_json(self.file, measured)
         return measured
@@ -163,12 +170,7 @@ class _Measurement:
         seconds = None if started else round(time.monotonic() - start, 1)
         if stored is None:
             if record.metrics is None:
-                raise RunError(
-                    self.category.folder / "test",
-                    found="no test samples of both kinds",
-                    expected="test/good and defects",
-                    action="Add test samples, or leave out the category",
-                )
+                raise without_figures(self.category)
             stored = {"digest": self.digest, "training_seconds": seconds}
             write_json(self.training_file, stored)
         return {"training_seconds": stored["training_seconds"]}

@@ -7,9 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cmdiad_bench.kept_results import DIGITS, remove_outdated, stored_result, training_digest
+from cmdiad_bench.kept_results import (
+    DIGITS,
+    outdated_text,
+    remove_outdated,
+    require_defects,
+    stored_result,
+    training_digest,
+    without_figures,
+)
 from cmdiad_bench.paper.published import PUBLISHED
-from cmdiad_runtime.errors import CmdiadError, RunError
+from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.cli.train import cli as train_command
@@ -51,8 +59,8 @@ class PaperOptions:
 def measure_rows(data: Path, out: Path, options: PaperOptions, reporter: Reporter) -> dict[str, Any]:
     """Train and evaluate every row on every category.
 
-    A result is kept in `out/results` with a digest of recipe, weights and data, and is used again as long as the
-    digest is the same. A failure is named in the table and tried again by the next call.
+    A result is kept in `out/results` with a digest of program, recipe, weights and data, and is used again as
+    long as the digest is the same. A failure is named in the table and tried again by the next call.
 
     Args:
         data: Data set with images and clouds.
@@ -102,18 +110,14 @@ class _Row:
         run = self.out / "runs" / f"{self.name}-{category.name}-{digest[:DIGITS]}"
         result = stored_result(file, digest)
         if result is None:
-            self.reporter.say(f"{self.name}, {category.name}: training")
+            require_defects(category, recipe)
+            self.reporter.say(f"{self.name}, {category.name}: training{outdated_text(file, digest)}")
             remove_outdated(run, f"{self.name}-{category.name}-")
             run.parent.mkdir(parents=True, exist_ok=True)
             options = FitOptions(self.options.machine, self.network, default_folder())
             record = fit(category.root, category.name, recipe, run, self.reporter, options)
             if record.metrics is None:
-                raise RunError(
-                    category.folder / "test",
-                    found="no test samples of both kinds",
-                    expected="test/good and defects",
-                    action="Add test samples, or leave out the category",
-                )
+                raise without_figures(category)
             result = {"digest": digest, **{name: record.metrics[name] for name in ("samples", *FIGURES)}}
             file.parent.mkdir(exist_ok=True)
             write_json(file, result)

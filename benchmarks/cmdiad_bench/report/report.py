@@ -73,9 +73,9 @@ def write_report(
     Raises:
         BundleError: A bundle is damaged.
         RunError: No sample of one kind can be scored although there are samples of this kind.
-        OutputError: `out` cannot be written.
+        OutputError: `out` lies among the samples or cannot be written.
     """
-    categories = _check_inputs(data, bundles, options.category)
+    categories = _check_inputs(data, bundles, options.category, out)
     make_folder(out, expected="a writable folder for the report", action="choose another --out")
     sections = [
         _inspect(data, bundle, options, reporter, compared=categories.count(category) > 1)
@@ -102,9 +102,12 @@ def write_report(
     return record
 
 
-def _check_inputs(data: Path, bundles: Sequence[Path], category: str | None) -> list[str]:
+def _check_inputs(data: Path, bundles: Sequence[Path], category: str | None, out: Path) -> list[str]:
     """Open every bundle and find its data before the first bundle runs. Return the name of each bundle's category."""
-    return [open_category(data, _category_of(Bundle.open(path), category)).name for path in bundles]
+    opened = [open_category(data, _category_of(Bundle.open(path), category)) for path in bundles]
+    for one in opened:
+        one.require_outside(out, "a folder outside of the samples")
+    return [one.name for one in opened]
 
 
 def _category_of(bundle: Bundle, category: str | None) -> str | None:

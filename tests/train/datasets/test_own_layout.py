@@ -10,9 +10,9 @@ import tifffile
 from PIL import Image
 
 import data_trees as trees
-from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.readers.labels import label_of_file, label_of_folder
-from cmdiad_train.datasets import list_categories, open_category
+from cmdiad_train.datasets import find_categories, list_categories, open_category
 from cmdiad_train.datasets.category import Category
 from cmdiad_train.datasets.layouts.folder import is_kept_back
 from cmdiad_train.datasets.session_folder import list_session
@@ -196,6 +196,20 @@ def test_folders_with_their_own_good_parts_are_categories(tmp_path: Path) -> Non
     assert [files.name for files in open_category(tmp_path, "gear").split("test", ["rgb"])] == ["test/NOK/2"]
     with pytest.raises(RunError, match="categories gear, nut"):
         open_category(tmp_path, None)
+
+
+def test_a_place_to_write_is_outside_of_all_folders_of_samples(tmp_path: Path) -> None:
+    """Pictures next to folders of own parts change what is recognised; next to those of MVTec 3D-AD they do not."""
+    own, mvtec = tmp_path / "own", trees.mvtec3d(tmp_path / "mvtec")
+    fill(own, "nut/OK/1.png", "gear/OK/1.png")
+    for root, place in ((own, "runs"), (own, "nut/runs"), (mvtec, "nut/test/runs"), (mvtec, "nut")):
+        with pytest.raises(OutputError, match="inside the data set"):
+            open_category(root, "nut").require_outside(root / place, "a folder elsewhere")
+    open_category(own, "nut").require_outside(tmp_path / "runs", "a folder elsewhere")
+    open_category(mvtec, "nut").require_outside(mvtec / "runs", "a folder elsewhere")
+    for root, recognised in ((own, []), (mvtec, ["nut"])):
+        fill(root, "runs/gear-rgb/parts.png")
+        assert [category.name for category in find_categories(root)] == recognised
 
 
 @pytest.mark.parametrize("place", ["bad/1.png", "drafts/old/1.png"])

@@ -314,6 +314,14 @@ def test_any_timm_backbone_gives_a_square_grid(name: str, stages: tuple[int, ...
     assert torch.isfinite(tokens).all() and tokens.std() > 0
 
 
+@torch.no_grad()
+def test_stages_are_in_the_order_of_the_network() -> None:
+    """Each stage of a pre-activation network has its own normalisation, of as many channels as the stage."""
+    ascending, descending = (TimmBackbone(RgbExtractor("resnetv2_50", s, None), size=64) for s in ((0, 2), (2, 0)))
+    torch.testing.assert_close(descending(image(64)), ascending(image(64)), rtol=0, atol=0)
+    assert descending.stage_widths == ascending.stage_widths == (256, 1024)
+
+
 @pytest.mark.parametrize(
     ("name", "grid", "width"),
     [

@@ -56,7 +56,7 @@ WRONG: tuple[object, ...] = (
         (RgbExtractor(), "std", ("a", "b", "c")),
         (RgbExtractor(), "backbone", ""),
         (RgbExtractor(), "weights", None),
-        *((RgbExtractor(), "stages", value) for value in (1, (1.5,), (-1,), "12", None)),
+        *((RgbExtractor(), "stages", value) for value in (1, (1.5,), (-1,), "12", None, (1, 1))),
         (RgbExtractor(), "grid", 0),
         (XyzExtractor(), "weights", 5),
         *((XyzExtractor(), "taps", value) for value in ([-9], (-9,), (), (2,), 1, ("a",))),

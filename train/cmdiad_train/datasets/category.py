@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.modalities import IMAGE_MODALITIES, folders_of, name_of
 from cmdiad_runtime.names import MODALITIES, Modality
-from cmdiad_train.datasets.layouts import LAYOUTS
+from cmdiad_train.datasets.layouts import LAYOUTS, OWN_FOLDER
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.prepared_note import read_prepared
 from cmdiad_train.datasets.sample_files import SampleFiles
@@ -35,6 +35,24 @@ class Category:
     layout: str
     folder: Path
     image: str = "rgb"
+
+    def require_outside(self, place: Path, expected: str) -> None:
+        """Raise OutputError for a folder to write that lies among the samples: its pictures could be taken for samples.
+
+        A user's own folder is recognised by everything in it, so no place in the whole data set is outside.
+
+        Args:
+            place: Folder to write, which need not exist.
+            expected: Expected folder, for the message.
+        """
+        samples = self.root if self.layout == OWN_FOLDER else self.folder
+        if place.resolve().is_relative_to(samples.resolve()):
+            raise OutputError(
+                place,
+                found=f"a folder inside the data set {samples}",
+                expected=expected,
+                action=f"Choose another --out, for example {Path('..') / place.name}",
+            )
 
     def split(self, split: Split, modalities: Iterable[Modality]) -> list[SampleFiles]:
         """Return the samples of a split, sorted by name; an absent split has none.

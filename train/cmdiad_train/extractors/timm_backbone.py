@@ -93,11 +93,14 @@ class TimmBackbone(nn.Module):
         return torch.cat([_to_grid(stage, grid) for stage in maps], 1).flatten(2).transpose(1, 2)  # [B, T, C]
 
     def stage_maps(self, image: Tensor) -> list[Tensor]:
-        """Return the chosen stages of a CNN, `[B, C, h, w]` each, of a normalised image `[B, 3, size, size]`."""
+        """Return the chosen stages of a CNN, `[B, C, h, w]` each, of a normalised image `[B, 3, size, size]`.
+
+        Stages are in the order of the network, whatever their order in the recipe.
+        """
         maps = self.model.forward_intermediates(
             image.to(self._dtype), indices=self._indices, intermediates_only=True, stop_early=True
         )
-        return [self._normalised(stage, m) for stage, m in zip(self.stages, maps, strict=True)]
+        return [self._normalised(stage, m) for stage, m in zip(sorted(self.stages), maps, strict=True)]
 
     @property
     def stage_widths(self) -> tuple[int, ...]:

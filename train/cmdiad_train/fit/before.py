@@ -29,7 +29,7 @@ def check_before_work(request: Request, run: Path, machine: Machine) -> None:
         RunError: The device does not exist, or weights are missing or do not fit.
     """
     machine.torch_device()
-    _check_outside(run, request.category.folder)
+    request.category.require_outside(run, "a run outside of the samples")
     require_outside_bundles(run, option="--out")
     _check_writable(run)
     if not (run / FILE).exists():
@@ -62,16 +62,6 @@ def _existing(path: Path) -> Path:
     while not os.path.lexists(place):
         place = place.parent
     return place
-
-
-def _check_outside(run: Path, data: Path) -> None:
-    if run.resolve().is_relative_to(data.resolve()):
-        raise OutputError(
-            run,
-            found=f"a folder inside the data set {data}",
-            expected="a run outside of the samples",
-            action=f"Choose another --out, for example {Path('..') / 'runs' / run.name}",
-        )
 
 
 def _check_writable(run: Path) -> None:

@@ -26,6 +26,7 @@ from cmdiad_train.fit.judged import add_judged
 from cmdiad_train.fit.mask import InspectionMask, check_mask_size
 from cmdiad_train.fit.run_folder import CACHE, has_leftovers, owned_run_folder
 from cmdiad_train.fit.samples import SampleProvider
+from cmdiad_train.fit.separation import not_separated, scores_of_tampered
 from cmdiad_train.fit.sessions import add_sessions, calibrate_splits, refuse_copies
 from cmdiad_train.fit.splits import Splits, split
 from cmdiad_train.fit.start import Request, Started, earlier_record, start_or_resume
@@ -162,6 +163,9 @@ def _train(
     scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
     calibration = _calibrated(record, splits, samples, (scores, peaks))
     save_calibration(run, calibration)
+    tampered = scores_of_tampered(fitted.detector, record.recipe.verdict, by_part, samples, reporter)
+    if warning := not_separated(tampered, calibration):
+        reporter.say(warning)
     metrics, not_inspected = figures_on_test_split(fitted.detector, record, splits, calibration, reporter)
     left_out = (*(sample for sample in splits.left_out if sample.split != "test"), *not_inspected)
     record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics, left_out=left_out)

@@ -52,6 +52,7 @@ class RgbExtractor:
         require_text("backbone", self.backbone, "the name of a timm model")
         require_text("weights", self.weights, "timm, seeded, a shipped name or a file")
         require_wholes("stages", self.stages, 0, _MOST_UNITS)
+        require(len({*self.stages}) == len(self.stages), "stages", self.stages, "each stage once")
         if self.grid is not None:
             require_whole("grid", self.grid, 1, MOST_PIXELS)
         if self.mean is not None:
