@@ -11,12 +11,8 @@ import pytest
 
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.detectors import network_training
-from cmdiad_train.detectors.trd.detector import ReverseDistillation
-from cmdiad_train.detectors.trd.networks.student import SIGNED
 from cmdiad_train.fit.fit import FitOptions, fit
-from cmdiad_train.recipe import TEACHER_STAGES, RgbExtractor
 from cmdiad_train.runs.run import load_run
-from cmdiad_train.runs.tensors import load_tensors, save_tensors
 from cmdiad_train.training.machine import Machine
 from helpers import RecordingReporter, flip_byte
 from helpers import tiny_trd_recipe as recipe
@@ -138,26 +134,6 @@ def test_damaged_files_of_a_run_are_named(fitted: FitVariant, tmp_path: Path) ->
         flip_byte(run / name, 4)
         with pytest.raises(RunError, match=name):
             load_run(run)
-
-
-def test_a_student_of_an_earlier_version_keeps_its_last_relu(data: Path, tmp_path: Path) -> None:
-    teacher = RgbExtractor("test_efficientnet", TEACHER_STAGES, None)
-    fit(data, None, recipe("mtfi-trd", "xyz", teacher=teacher), tmp_path / "run")
-    file = tmp_path / "run" / "student-xyz.safetensors"
-    signed = load_run(tmp_path / "run")
-    inputs = [signed.golden[0].inputs[name] for name in signed.detector.input_names]
-    weights = load_tensors(file)
-    save_tensors(file, {name: value for name, value in weights.items() if name != SIGNED})
-    earlier = load_run(tmp_path / "run")
-    for run, is_signed in ((signed, True), (earlier, False)):
-        detector = run.detector
-        assert isinstance(detector, ReverseDistillation)
-        assert detector.hallucinated is not None
-        own = detector.features(*inputs)[0]
-        assert min(level.min() for level in own) < 0
-        hallucinated = detector.hallucinated(own)
-        for level in (*detector.branches[0](own, hallucinated).fused, *hallucinated):
-            assert (level.min() < 0) == is_signed
 
 
 def test_separate_students_are_those_of_the_modalities_alone(fitted: FitVariant) -> None:

@@ -15,7 +15,7 @@ from cmdiad_train.detectors.trd.detector import ReverseDistillation
 from cmdiad_train.detectors.trd.networks.amplifier import Amplifier
 from cmdiad_train.detectors.trd.networks.hallucinated import Hallucinated
 from cmdiad_train.detectors.trd.networks.shapes import TeacherShape
-from cmdiad_train.detectors.trd.networks.student import SIGNED, Student
+from cmdiad_train.detectors.trd.networks.student import Student
 from cmdiad_train.detectors.trd.networks.teacher import Teacher
 from cmdiad_train.recipe import Recipe, trd_part
 from cmdiad_train.runs.mask import load_kept
@@ -95,16 +95,13 @@ def load_students(run: Path, recipe: Recipe, folder: Path) -> ReverseDistillatio
     """
     teacher = load_teacher(run, recipe)
     tuned = trd_part(recipe).variant in ("trd", "mtfi-trd")
-    branches, shape = [], teacher.shape
+    branches = []
     for modality in recipe.mains:
-        file = student_file(folder, modality)
-        weights = load_tensors(file)
-        shape = replace(shape, signed=SIGNED in weights)
-        student = Student(shape, shape if tuned else None)
-        load_state(student, weights, file)
+        student = Student(teacher.shape, teacher.shape if tuned else None)
+        load_state(student, load_tensors(student_file(folder, modality)), student_file(folder, modality))
         branches.append(student)
     hallucinates = trd_part(recipe).variant == "mtfi-trd"
-    hallucinated = load_hallucinated(folder / HALLUCINATION, shape) if hallucinates else None
+    hallucinated = load_hallucinated(folder / HALLUCINATION, teacher.shape) if hallucinates else None
     return ReverseDistillation(recipe, teacher, branches, hallucinated, load_kept(run, recipe))
 
 
@@ -137,7 +134,7 @@ def load_hallucinated(file: Path, shape: TeacherShape) -> Hallucinated:
     Raises:
         RunError: The file is missing or damaged.
     """
-    hallucinated = Hallucinated(Amplifier(shape.channels, shape.channels, signed=shape.signed), torch.ones(3))
+    hallucinated = Hallucinated(Amplifier(shape.channels, shape.channels), torch.ones(3))
     load_state(hallucinated, load_tensors(file), file)
     return hallucinated.eval().requires_grad_(False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cmdiad_train.detectors.trd.networks.shapes import Levels
-from cmdiad_train.detectors.trd.networks.units import convolution, initialise, predictor
+from cmdiad_train.detectors.trd.networks.units import convolution, initialise
 
 
 class Amplifier(nn.Module):
@@ -14,13 +14,11 @@ class Amplifier(nn.Module):
     Args:
         source: Channels of the other modality's features.
         target: Channels of the own features.
-        signed: True if own features have negative values.
     """
 
-    def __init__(self, source: Levels, target: Levels, *, signed: bool = False) -> None:
+    def __init__(self, source: Levels, target: Levels) -> None:
         super().__init__()
-        levels = zip(source, target, strict=True)
-        self.conv_a, self.conv_b, self.conv_c = (_stack(*level, signed=signed) for level in levels)
+        self.conv_a, self.conv_b, self.conv_c = (_stack(*level) for level in zip(source, target, strict=True))
         initialise(self)
 
     def forward(self, other: list[Tensor]) -> list[Tensor]:
@@ -31,6 +29,6 @@ class Amplifier(nn.Module):
         return [self.conv_a(other[0]), self.conv_b(other[1]), self.conv_c(other[2])]
 
 
-def _stack(source: int, target: int, *, signed: bool) -> nn.Sequential:
+def _stack(source: int, target: int) -> nn.Sequential:
     layers = [convolution(source, target, 3), convolution(target, 2 * target, 1), convolution(2 * target, target, 1)]
-    return predictor(layers, signed=signed)
+    return nn.Sequential(*(m for layer in layers for m in (layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU())))

@@ -32,9 +32,9 @@ class Decoder(nn.Module):
     def __init__(self, shape: TeacherShape, *, amplified: bool) -> None:
         super().__init__()
         first, second, third = shape.channels
-        self.layer1 = stage(shape.bottleneck_channels, third, shape.depths[0], "double", shape, signed=shape.signed)
-        self.layer2 = stage(third, second, shape.depths[1], "double", shape, signed=shape.signed)
-        self.layer3 = stage(second, first, shape.depths[2], "double", shape, signed=shape.signed)
+        self.layer1 = stage(shape.bottleneck_channels, third, shape.depths[0], "double", shape)
+        self.layer2 = stage(third, second, shape.depths[1], "double", shape)
+        self.layer3 = stage(second, first, shape.depths[2], "double", shape)
         if amplified:
             self.w_a, self.w_b, self.w_c = (nn.Parameter(torch.ones(2)) for _ in range(3))
         initialise(self)

@@ -22,14 +22,12 @@ class TeacherShape:
         unit: Kind of residual unit in bottleneck and decoder, "basic" or "bottleneck".
         depths: Units in the decoder stages of levels 3, 2 and 1. The bottleneck has as many units as the first stage.
         width_factor: Inner width of a bottleneck unit in planes: 1 as in ResNet-50, 2 as in WideResNet-50-2.
-        signed: True if the features have negative values. Networks that predict them then end without a ReLU.
     """
 
     channels: Levels
     unit: UnitKind = "basic"
     depths: Levels = (2, 2, 2)
     width_factor: int = 1
-    signed: bool = False
 
     @property
     def bottleneck_channels(self) -> int:

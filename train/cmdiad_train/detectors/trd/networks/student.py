@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from cmdiad_train.detectors.trd.networks.amplifier import Amplifier
@@ -12,9 +11,6 @@ from cmdiad_train.detectors.trd.networks.bottleneck import Bottleneck
 from cmdiad_train.detectors.trd.networks.decoder import Decoder
 from cmdiad_train.detectors.trd.networks.filter import Filter
 from cmdiad_train.detectors.trd.networks.shapes import TeacherShape
-
-SIGNED = "signed"
-"""Entry in the state of a student that predicts signed features. Earlier versions ended every student with a ReLU."""
 
 
 class StudentOutputs(NamedTuple):
@@ -39,7 +35,7 @@ class Student(nn.Module):
     """Reconstructs the own teacher's features (Tuned Reverse Distillation, arXiv 2412.08949).
 
     Without the other modality it is plain reverse distillation (Deng and Li 2022). Parameters have the published
-    names. The state of a student that predicts negative values too has the further entry `SIGNED`.
+    names.
 
     Args:
         own: Shape of the teacher of the student's modality.
@@ -49,11 +45,9 @@ class Student(nn.Module):
     def __init__(self, own: TeacherShape, other: TeacherShape | None = None) -> None:
         super().__init__()
         self.tuned = other is not None
-        if own.signed:
-            self.register_buffer(SIGNED, torch.tensor(True))
         if other is not None:
-            self.projector_filter = Filter(other.channels, own.channels, signed=own.signed)
-            self.projector_amply = Amplifier(other.channels, own.channels, signed=own.signed)
+            self.projector_filter = Filter(other.channels, own.channels)
+            self.projector_amply = Amplifier(other.channels, own.channels)
         self.bn = Bottleneck(own, filtered=self.tuned)
         self.decoder = Decoder(own, amplified=self.tuned)
 

@@ -36,11 +36,11 @@ class Teacher(nn.Module):
     def __init__(self, spec: RgbExtractor, *, size: int, seed: int = 0) -> None:
         super().__init__()
         self.backbone = TimmBackbone(replace(spec, stages=TEACHER_STAGES, grid=None), size=size, seed=seed)
-        self.shape = _shape(self.backbone.model, self._features_of_noise(size))
+        self.shape = _shape(self.backbone.model, self._features_of(size))
 
     @torch.no_grad()
-    def _features_of_noise(self, size: int) -> list[Tensor]:
-        return self(torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
+    def _features_of(self, size: int) -> list[Tensor]:
+        return self(torch.zeros(1, 3, size, size))
 
     @property
     def provenance(self) -> str:
@@ -68,18 +68,13 @@ def _shape(model: nn.Module, features: list[Tensor]) -> TeacherShape:
 
     A CNN with the residual units of a ResNet gets a student with the same kind of unit, as deep as that of ResNet-18
     if it has at most two units per level, else as deep as that of ResNet-50. Any other CNN gets basic units.
-
-    Args:
-        model: The CNN.
-        features: Features of levels 1-3 of noise. A CNN without a ReLU at the end of a level has negative ones.
     """
     units = [module for module in model.modules() if type(module).__name__.endswith(("BasicBlock", "Bottleneck"))]
     first, second, third = (level.shape[1] for level in features)
     wide = [unit for unit in units if type(unit).__name__.endswith("Bottleneck")]
     kind: UnitKind = "bottleneck" if wide else "basic"
     depths = _DEEP if len(units) > sum(_SHALLOW) else _SHALLOW
-    signed = any(bool((level < 0).any()) for level in features)
-    return TeacherShape((first, second, third), kind, depths, _width_factor(wide[0]) if wide else 1, signed)
+    return TeacherShape((first, second, third), kind, depths, _width_factor(wide[0]) if wide else 1)
 
 
 def _width_factor(unit: nn.Module) -> int:

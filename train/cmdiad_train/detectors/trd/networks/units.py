@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch.nn.functional as F
@@ -37,14 +36,11 @@ class Unit(nn.Module):
         width: Input channels.
         out: Output channels.
         resize: "keep" (then `out` equals `width`), "halve" or "double" the resolution.
-
-    Attributes:
-        signed: True to end without a ReLU.
     """
 
     def __init__(self, width: int, out: int, resize: Resize) -> None:
         super().__init__()
-        self._resize, self.signed = resize, False
+        self._resize = resize
         if resize == "halve":
             self.downsample = nn.Sequential(convolution(width, out, 1, stride=2), nn.BatchNorm2d(out))
         elif resize == "double":
@@ -52,8 +48,7 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[B, width, h, w]` to `[B, out, h', w']`."""
-        added = self.residual(x) + self._shortcut(x)
-        return added if self.signed else F.relu(added)
+        return F.relu(self.residual(x) + self._shortcut(x))
 
     def residual(self, x: Tensor) -> Tensor:
         """Return what the unit adds to its shortcut."""
@@ -106,15 +101,7 @@ class BottleneckUnit(Unit):
         return self.bn3(self.conv3(x))
 
 
-def predictor(layers: Sequence[nn.Conv2d | nn.ConvTranspose2d], *, signed: bool) -> nn.Sequential:
-    """Return layers, each with BatchNorm and ReLU; without the last ReLU if `signed`."""
-    modules = [m for layer in layers for m in (layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU())]
-    return nn.Sequential(*(modules[:-1] if signed else modules))
-
-
-def stage(
-    width: int, out: int, depth: int, resize: Resize, shape: TeacherShape, *, signed: bool = False
-) -> nn.Sequential:
+def stage(width: int, out: int, depth: int, resize: Resize, shape: TeacherShape) -> nn.Sequential:
     """Return residual units in a row; the first one resizes.
 
     Args:
@@ -123,11 +110,9 @@ def stage(
         depth: Number of units.
         resize: Change of resolution in the first unit.
         shape: Shape of the teacher, which decides about the kind of unit.
-        signed: True if the last unit ends without a ReLU.
     """
     steps: list[Resize] = [resize, *(["keep"] * (depth - 1))]  # type: ignore[list-item]
     units = [_unit(width if i == 0 else out, out, step, shape) for i, step in enumerate(steps)]
-    units[-1].signed = signed
     return nn.Sequential(*units)
 
 
