@@ -138,15 +138,21 @@ def calibrate_threshold(scores: Scores, false_reject_rate: float) -> Threshold:
     if not np.isfinite(values).all():
         raise ValueError("a threshold needs finite scores")
     _check_rate(rate)
-    rank, warning = _rank(n, rate), ""
-    if rank > n:
-        needed = "more than a million" if rate < 1e-6 else f"{math.ceil(1 / rate - _ROUNDING) - 1}"
-        warning = (
-            f"{n} held-out good samples; {needed} are needed to support a false-reject rate of {rate:g}. Until then "
-            f"about {1 / (n + 1):.1%} of good parts are rejected"
-        )
-    rank = min(rank, float(n))
-    return Threshold(_interpolated(values, rank), rate, n, ORDER_STATISTIC, warning, _interval_of_rank(rank, n))
+    rank = min(_rank(n, rate), float(n))
+    value, interval = _interpolated(values, rank), _interval_of_rank(rank, n)
+    return Threshold(value, rate, n, ORDER_STATISTIC, too_few_samples(n, rate), interval)
+
+
+def too_few_samples(n: int, false_reject_rate: float) -> str:
+    """Return why a number of held-out good samples does not support a false-reject rate in (0, 1), or ""."""
+    if _rank(n, false_reject_rate) <= n:
+        return ""
+    rate = false_reject_rate
+    needed = "more than a million" if rate < 1e-6 else f"{math.ceil(1 / rate - _ROUNDING) - 1}"
+    return (
+        f"{n} held-out good samples; {needed} are needed to support a false-reject rate of {rate:g}. Until then "
+        f"about {1 / (n + 1):.1%} of good parts are rejected"
+    )
 
 
 def _rank(n: int, rate: float) -> float:

@@ -16,10 +16,19 @@ from cmdiad_runtime.sample import Sample
 from cmdiad_train.cli import train
 from cmdiad_train.detectors import registry
 from cmdiad_train.fit import best_family
-from cmdiad_train.fit.best_family import CHOICE, Evidence, choose_family, describe, fit_best_family
+from cmdiad_train.fit.best_family import (
+    CHOICE,
+    Evidence,
+    choose_family,
+    describe,
+    evidence_of,
+    fit_best_family,
+    held_out_samples,
+)
 from cmdiad_train.fit.tamper import BUMP_HEIGHT, tamper
 from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.run import load_run
+from conftest import Trained
 from families.pixel_gaussian import FAMILY, PixelGaussianRecipe
 from helpers import RecordingReporter, command, tiny_recipe
 from reporters import InterruptAt
@@ -71,6 +80,15 @@ def test_the_kept_run_is_that_of_the_family_alone(data: Path, tmp_path: Path, re
     assert own.exists()
     with pytest.raises(OutputError, match="another recipe"):
         fit_best_family(data, "gear", {n: replace(r, seed=1) for n, r in recipes.items()}, tmp_path / "run")
+
+
+def test_every_family_is_compared_on_the_same_good_samples(data: Path, trained: Trained) -> None:
+    """A bank has scores of its training samples too, whose poses may be rare; other families have none."""
+    run = load_run(trained("rgb"))
+    files = held_out_samples(data, "gear", run.record.asked)
+    assert len(files) < len(run.calibration.held_out_scores)
+    odd = replace(run.calibration, held_out_scores=(1e6,) * run.calibration.samples)
+    assert evidence_of(replace(run, calibration=odd), files) == evidence_of(run, files)
 
 
 @pytest.mark.parametrize(("step", "done"), [("calibrate threshold", 1), ("compare families: bank", 1)])

@@ -9,6 +9,9 @@ from cmdiad_train.datasets.category import Split
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
 
+HELD_OUT_SHARE = 5
+"""Without a validation split every fifth training sample is held out."""
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -44,10 +47,14 @@ def outlook_of(listings: Mapping[Split, Listing], modalities: tuple[str, ...]) -
     good = len(test) - len(defects)
     kinds = " and ".join(modalities)
     possible = [f"train on {len(train)} good samples ({kinds}), export, inspect"]
-    held_out = len(train) + len(listings["validation"].samples)
-    rate = 1 / (held_out + 1)  # the smallest rate that an order statistic of these scores can keep
+    validation = len(listings["validation"].samples)
+    scored = len(train) + validation
+    alone = validation if validation > 1 else -(-len(train) // HELD_OUT_SHARE)
     possible.append(
-        f"a threshold from up to {held_out} held-out good samples, for false-reject rates of {rate:.1%} or more"
+        f"a threshold from {scored} good samples, for false-reject rates of {_least_rate(scored):.1%} or more"
+    )
+    possible.append(
+        f"with a family that trains networks, a threshold from {alone} of them, for {_least_rate(alone):.1%} or more"
     )
     not_possible = []
     if defects:
@@ -66,6 +73,11 @@ def outlook_of(listings: Mapping[Split, Listing], modalities: tuple[str, ...]) -
         number = "no defect has a mask" if not drawn else f"{missing} of {len(defects)} defects have no mask"
         not_possible.append(f"figures of pixels{' for all defects' if drawn else ''}: {number}")
     return Outlook(tuple(possible), tuple(not_possible))
+
+
+def _least_rate(samples: int) -> float:
+    """Return the smallest false-reject rate that an order statistic of the scores of good samples can keep."""
+    return 1 / (samples + 1)
 
 
 def _masks(defects: list[SampleFiles]) -> tuple[int, int]:

@@ -256,6 +256,10 @@ def _no_categories(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
 
+def _held_out_alone(recipe: Recipe) -> bool:
+    return False
+
+
 def _no_idle_options(recipe: Recipe) -> Mapping[str, str]:
     return {}
 
@@ -292,6 +296,8 @@ class Family:
         network_file: Returns the file with the network of a finished run that `--network-from` can take over, or
             raises RunError; None if the family has no such networks.
         take_over: Copies the networks of the finished run in the first folder into the second.
+        scores_training: Returns True if the training samples set the thresholds too, each of them scored by a detector
+            that was not fitted on it.
         check: Returns the size of the networks of a recipe in bytes, and raises RunError if weights are missing or do
             not fit; None if there is nothing to check before the training.
     """
@@ -311,6 +317,7 @@ class Family:
     run_name: Callable[[Recipe], str] = _family_name
     network_file: Callable[[Path], Path] | None = None
     take_over: Callable[[Path, Path, Recipe], None] | None = None
+    scores_training: Callable[[Recipe], bool] = _held_out_alone
     check: Callable[[Recipe], int] | None = None
 
 

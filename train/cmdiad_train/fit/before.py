@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
+from cmdiad_runtime.bundle.threshold import too_few_samples
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.files import require_outside_bundles
+from cmdiad_train.detectors.family import Family
+from cmdiad_train.fit.splits import Splits
 from cmdiad_train.fit.start import Request
+from cmdiad_train.recipe import Recipe
 from cmdiad_train.runs.record import FILE
 from cmdiad_train.training.machine import Machine
 
@@ -37,6 +42,27 @@ def check_before_work(request: Request, run: Path, machine: Machine) -> None:
         if check is not None and request.network_from is None:
             networks = check(request.recipe)
         check_space(run, networks + _RECORDS_BYTES)
+
+
+def few_held_out(splits: Splits, recipe: Recipe, family: Family) -> str:
+    """Return a warning that the held-out samples do not support the false-reject rate, or "".
+
+    The threshold has the same warning after the training, when more samples would mean to train again. There is none
+    for a family whose training samples set the threshold too, or if one session has enough samples.
+
+    Args:
+        splits: Samples of the training, with one entry for each sample.
+        recipe: Recipe of the detector.
+        family: Family of the recipe.
+    """
+    most = max(Counter(files.session for files in splits.held_out).values())
+    few = too_few_samples(most, recipe.false_reject_rate)
+    if not few or family.scores_training(recipe):
+        return ""
+    return (
+        f"The threshold of the family {family.name} rests on held-out samples alone: {few}. To add good parts before "
+        "the training: --calibration DIR, or more samples in validation/good."
+    )
 
 
 def check_space(run: Path, needed: int) -> None:

@@ -43,6 +43,7 @@ class Evidence:
 
     Attributes:
         separation: Share of pairs of a changed and a good sample in which the changed sample has the higher score.
+            Good samples are the unchanged held-out ones, which are the same for every family.
         rejected: Share of the changed samples whose score exceeds the threshold.
         samples: Number of changed samples.
     """
@@ -129,14 +130,18 @@ def evidence_of(run: Run, held_out: list[SampleFiles], reporter: Reporter = SILE
     Raises:
         RunError: No changed sample can be inspected.
     """
-    score, changed = sample_scorer(run.detector, run.record), []
+    score = sample_scorer(run.detector, run.record)
+    good: list[float] = []
+    changed: list[float] = []
     names = set(run.record.data.held_out)
     files = [sample for sample in held_out if printable(sample.name) in names][:MOST_SAMPLES]
     for number, sample in enumerate(files, start=1):
-        for strength in STRENGTHS:
-            with suppress(InputError):
-                read = sample.read(run.preprocessing.colour)
-                changed.append(score(tamper(read, run.preprocessing, strength=strength))[0])
+        with suppress(InputError):
+            read = sample.read(run.preprocessing.colour)
+            good.append(score(read)[0])
+            for strength in STRENGTHS:
+                with suppress(InputError):
+                    changed.append(score(tamper(read, run.preprocessing, strength=strength))[0])
         reporter.step(f"compare families: {run.recipe.family}", number, len(files))
     if not changed:
         raise RunError(
@@ -145,7 +150,6 @@ def evidence_of(run: Run, held_out: list[SampleFiles], reporter: Reporter = SILE
             expected="samples to compare families on",
             action="Choose one with --family",
         )
-    good = run.calibration.held_out_scores
     labels, above = np.repeat([0, 1], [len(good), len(changed)]), np.array(changed) > run.calibration.score_threshold
     return Evidence(auroc(labels, np.array([*good, *changed])), float(above.mean()), len(changed))
 

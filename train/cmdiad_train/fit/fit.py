@@ -17,7 +17,7 @@ from cmdiad_train.datasets import SampleFiles, data_colour, open_category
 from cmdiad_train.datasets.series import Series, series_of
 from cmdiad_train.detectors.family import Family, FitContext, Fitted, worst_of_parts
 from cmdiad_train.detectors.registry import family_of
-from cmdiad_train.fit.before import check_before_work, check_space
+from cmdiad_train.fit.before import check_before_work, check_space, few_held_out
 from cmdiad_train.fit.conditions import Conditions, check_different
 from cmdiad_train.fit.envelope import EnvelopeOptions, learn_envelope
 from cmdiad_train.fit.export_inputs import input_bytes, save_export_inputs
@@ -151,6 +151,8 @@ def _train(
     samples = SampleProvider(run / CACHE / "samples")
     started = start_or_resume(request, run, earlier, samples, reporter)
     record, splits = started.record, started.splits
+    if warning := few_held_out(splits, record.recipe, request.family):
+        reporter.say(warning)
     by_part = splits.by_part(record.recipe.parts)
     check_space(run, input_bytes(by_part, samples))
     envelope = _envelope(record, splits, samples, options.envelope, reporter)

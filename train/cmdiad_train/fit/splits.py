@@ -13,11 +13,9 @@ from cmdiad_runtime.preprocess.prepare import needed_modalities
 from cmdiad_train.datasets import GOOD, Category, LeftOut, SampleFiles, open_category
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.left_out import MOST_UNUSABLE
+from cmdiad_train.datasets.outlook import HELD_OUT_SHARE
 from cmdiad_train.detectors.family import Family
 from cmdiad_train.recipe import Recipe
-
-HELD_OUT_SHARE = 5
-"""Without a validation split every fifth training sample is held out."""
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,25 @@ def test_folds_add_scores_and_change_nothing_else(
     monkeypatch.setattr(network_training, "CHECKPOINT_SECONDS", 0)
     interrupted = tmp_path / "interrupted"
     points = [("fold 1 train rgb student", 1), ("fold 1 score left out samples", 2), ("fold 2 train rgb student", 2)]
+    points.append(("calibrate threshold", 3))
     for step, done in points:
         with pytest.raises(KeyboardInterrupt):
             fit(data, None, recipe("rd", "rgb", folds=2), interrupted, InterruptAt(step, done))
         assert_whole(interrupted)
     fit(data, None, recipe("rd", "rgb", folds=2), interrupted)
     assert hashes(interrupted) == hashes(folded)
+
+
+def test_a_training_that_is_killed_at_its_end_does_not_train_the_folds_again(
+    folded: Path, data: Path, tmp_path: Path
+) -> None:
+    run, reporter = tmp_path / "run", RecordingReporter()
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, None, recipe("rd", "rgb", folds=2), run, InterruptAt("inspect test samples", 1))
+    assert not (run / "stages").exists()
+    fit(data, None, recipe("rd", "rgb", folds=2), run, reporter)
+    assert not [name for name, _, _ in reporter.steps if "train" in name]
+    assert hashes(run) == hashes(folded)
 
 
 def test_no_student_scores_a_sample_that_it_was_trained_on(

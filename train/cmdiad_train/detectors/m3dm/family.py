@@ -46,5 +46,6 @@ M3DM = Family(
     preferred_view=preferred_view,
     trained_modality=lambda recipe: "both",
     run_name=run_name,
+    scores_training=lambda recipe: m3dm_part(recipe).mode != "faithful",
     check=check_weights,
 )

@@ -52,5 +52,6 @@ TRD = Family(
     preferred_view=preferred_view,
     trained_modality=trained_modality,
     run_name=lambda recipe: trd_part(recipe).variant,
+    scores_training=lambda recipe: trd_part(recipe).folds > 0,
     check=check_weights,
 )

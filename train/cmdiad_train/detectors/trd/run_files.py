@@ -39,14 +39,21 @@ def stage_file(folder: Path, name: str) -> Path:
 
 
 def fold_scores_file(run: Path, number: int) -> Path:
-    """Return the file with the scores of the samples that a fold leaves out; its students are in a folder next to it.
+    """Return the file with the scores of the samples that a fold leaves out.
+
+    The file stays in the run, so that a training that is killed at its end does not train the folds again.
 
     Args:
         run: Run directory.
         number: Number of the fold, from 1.
     """
     # Not "fold-": earlier versions left other samples out, and their scores must not be mixed with these.
-    return run / STAGES / f"random-fold-{number}.json"
+    return run / f"random-fold-{number}.json"
+
+
+def fold_folder(run: Path, number: int) -> Path:
+    """Return the folder of the students of a fold, which is deleted when the fold is scored."""
+    return run / STAGES / f"random-fold-{number}"
 
 
 def load_fold_scores(file: Path, count: int) -> list[tuple[float, float]]:

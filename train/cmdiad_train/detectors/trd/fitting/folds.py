@@ -19,7 +19,7 @@ from cmdiad_train.detectors.family import FitContext
 from cmdiad_train.detectors.trd.fitting.calibration import calibrate_branches
 from cmdiad_train.detectors.trd.fitting.features import TrainingFeatures
 from cmdiad_train.detectors.trd.fitting.variants import Group, Students
-from cmdiad_train.detectors.trd.run_files import fold_scores_file, load_fold_scores, load_students
+from cmdiad_train.detectors.trd.run_files import fold_folder, fold_scores_file, load_fold_scores, load_students
 from cmdiad_train.recipe import trd_part
 from cmdiad_train.training.validation import random_folds
 
@@ -44,12 +44,14 @@ class Fold:
     Attributes:
         prefix: First words of the names of all steps.
         left_out: Indices of the training samples that the students are not trained on.
-        file: File of their scores; the students are in a folder next to it.
+        file: File of their scores.
+        folder: Folder of the students.
     """
 
     prefix: str
     left_out: Sequence[int]
     file: Path
+    folder: Path
 
 
 def score_left_out(context: FitContext, features: TrainingFeatures) -> LeftOut:
@@ -68,7 +70,7 @@ def score_left_out(context: FitContext, features: TrainingFeatures) -> LeftOut:
     files = [fold_scores_file(context.run, number) for number in range(1, len(groups) + 1)]
     for number, (left_out, file) in enumerate(zip(groups, files, strict=True), start=1):
         if not file.exists():
-            _score_fold(context, features, Fold(f"fold {number} ", left_out, file))
+            _score_fold(context, features, Fold(f"fold {number} ", left_out, file, fold_folder(context.run, number)))
             done += 1
             seconds = (time.monotonic() - started) / done * sum(not later.exists() for later in files)
             left = f"; {about(seconds)} left" if seconds else ""
@@ -81,7 +83,7 @@ def score_left_out(context: FitContext, features: TrainingFeatures) -> LeftOut:
 def _score_fold(context: FitContext, features: TrainingFeatures, fold: Fold) -> None:
     """Train the students of a fold, score the samples that the fold leaves out, and write the scores."""
     samples = sorted({*range(len(context.train))} - {*fold.left_out})
-    group = Group(fold.prefix, fold.file.with_suffix(""), samples)
+    group = Group(fold.prefix, fold.folder, samples)
     Students(context, features, group).train()
     detector = load_students(context.run, context.recipe, group.folder)
     detector.calibrate(*calibrate_branches(context, detector))
