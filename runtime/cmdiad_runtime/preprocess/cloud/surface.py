@@ -178,6 +178,43 @@ def smoothed(images: npt.NDArray[Any], sigma: float, *, truncate: float = 4.0) -
     return smooth
 
 
+def smoothed_at(
+    images: _Float, sigma: float, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], *, truncate: float = 4.0
+) -> _Float:
+    """Return the values of `smoothed` at some pixels, float64 `[C, K]`, without those of all others.
+
+    Args:
+        images: Images, float64 `[C, h, w]`.
+        sigma: Standard deviation of the Gaussian, pixels.
+        rows: Row of each pixel, `[K]`; at least one.
+        columns: Column of each pixel, `[K]`.
+        truncate: Radius of the Gaussian, standard deviations.
+    """
+    weights = _gaussian_weights(sigma, truncate)
+    reach = len(weights) - 1
+    first, end = max(int(rows.min()) - reach, 0), int(rows.max()) + 1 + reach
+    left, right = max(int(columns.min()) - reach, 0), int(columns.max()) + 1 + reach
+    part = np.pad(images[:, first:end, left:right], ((0, 0), (0, 0), (reach, reach)))
+    place = (rows - first) * part.shape[2] + (columns - left + reach)
+    values = np.empty((len(images), len(rows)))
+
+    def smooth_one(index: int) -> None:
+        down = scipy.ndimage.gaussian_filter1d(part[index], sigma, axis=0, mode="constant", truncate=truncate).ravel()
+        values[index] = down[place] * weights[0]
+        for step in range(reach, 0, -1):  # the order of `gaussian_filter`, for equal rounding
+            values[index] += (down[place - step] + down[place + step]) * weights[step]
+
+    share(partial(smooth_one, index) for index in range(len(images)))
+    return values
+
+
+def _gaussian_weights(sigma: float, truncate: float) -> _Float:
+    """Return the weights of SciPy's Gaussian filter from its centre outwards, float64 `[reach + 1]`."""
+    reach = int(truncate * sigma + 0.5)
+    weights = np.exp(-0.5 / (sigma * sigma) * np.arange(-reach, reach + 1) ** 2)
+    return np.asarray((weights / weights.sum())[reach:])
+
+
 def _slopes(means: _Float, products: _Float) -> tuple[_Float, Mask]:
     """Return dz/dx and dz/dy of the fitted planes `[2, h, w]`, and the pixels that determine a plane `[h, w]`."""
     x, y, z = means
