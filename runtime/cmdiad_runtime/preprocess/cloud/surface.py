@@ -89,10 +89,10 @@ def normals_and_pitch(
     weight, means, products = _moments(points, inside, pixels)
     slopes, proper = _slopes(means, products)
     proper &= inside | (weight > _FILLED)
-    towards_z = np.float64(-1.0 if xyz[box][inside][:, 2].sum() >= 0 else 1.0)
-    direction = np.stack([*(slopes * -towards_z), np.full(weight.shape, towards_z)], axis=2)
-    direction /= np.linalg.norm(direction, axis=2, keepdims=True)
-    normals[box] = np.where(proper[..., None], direction, 0)
+    towards_z = -1.0 if xyz[box][..., 2][inside].sum() >= 0 else 1.0
+    length = np.sqrt(np.square(slopes[0]) + np.square(slopes[1]) + 1)
+    for axis, component in enumerate((*(slopes * -towards_z), towards_z)):
+        np.divide(component, length, where=proper, out=normals[box][..., axis], casting="same_kind")
     return normals, pitch
 
 
@@ -134,9 +134,9 @@ def _centred(xyz: XyzImage, mask: Mask) -> tuple[_Float, Mask]:
 
     Squares of uncentred metres would cancel.
     """
-    points = np.moveaxis(xyz, 2, 0).astype(np.float64)
+    points = np.moveaxis(xyz, 2, 0).astype(np.float64, order="C")
     points -= points[:, mask].mean(axis=1)[:, None, None]
-    points[:, ~mask] = 0
+    np.copyto(points, 0, where=~mask)
     return points, mask
 
 
@@ -218,7 +218,8 @@ def _gaussian_weights(sigma: float, truncate: float) -> _Float:
 def _slopes(means: _Float, products: _Float) -> tuple[_Float, Mask]:
     """Return dz/dx and dz/dy of the fitted planes `[2, h, w]`, and the pixels that determine a plane `[h, w]`."""
     x, y, z = means
-    xx, xy, yy, xz, yz = products - np.stack([x * x, x * y, y * y, x * z, y * z])
+    pairs = (x, x), (x, y), (y, y), (x, z), (y, z)
+    xx, xy, yy, xz, yz = (product - first * other for product, (first, other) in zip(products, pairs, strict=True))
     determinant = xx * yy - xy * xy
     proper = determinant > _LEAST_SPREAD * np.square(xx + yy)
     determinant = np.where(proper, determinant, 1)
