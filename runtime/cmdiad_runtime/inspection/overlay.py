@@ -110,8 +110,8 @@ def largest_place(anomaly_map: npt.NDArray[np.float32], view: PaddedSquare) -> t
         view: Position of that square over the sensor's image.
     """
     rows, columns = view.sensor_pixels(len(anomaly_map))
-    at = np.unravel_index(np.argmax(anomaly_map), anomaly_map.shape)
-    row, column = float(rows[at]), float(columns[at])
+    below, right = np.unravel_index(int(np.argmax(anomaly_map)), anomaly_map.shape)
+    row, column = float(rows[below, 0]), float(columns[0, right])
     return min(max(row, 0.0), view.height - 1.0), min(max(column, 0.0), view.width - 1.0)
 
 

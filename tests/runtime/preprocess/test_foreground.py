@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from cmdiad_runtime.preprocess.cloud import support_plane
 from cmdiad_runtime.preprocess.cloud.clustering import largest_cluster
 from cmdiad_runtime.preprocess.cloud.foreground import PLANE_CLEARANCE, foreground_mask
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane, border_points, fit_support_plane
@@ -61,6 +62,20 @@ def test_plane_depends_on_cloud_and_seed_only():
     first, second = (fit_support_plane(xyz, seed=3) for _ in range(2))
     assert first.offset == second.offset
     assert np.array_equal(first.normal, second.normal)
+
+
+@pytest.mark.parametrize("outliers", [0, 1, 300])
+def test_the_count_ends_with_a_plane_through_all_points_and_finds_the_first_best(outliers):
+    rng = np.random.default_rng(outliers)
+    points = rng.uniform(-0.1, 0.1, (1000, 3))
+    points[outliers:, 2] *= 1e-4
+    normals, offsets = rng.normal(0, 0.03, (730, 3)), rng.normal(0, 0.002, 730)
+    normals[:, 2] = 1
+    everything = np.array([(np.abs(points @ n + d) < 0.004).sum() for n, d in zip(normals, offsets, strict=True)])
+    counts = support_plane._count_inliers(points, normals, offsets)
+    assert (everything.max() == len(points)) == (outliers == 0)
+    assert counts.argmax() == everything.argmax()
+    assert (counts == everything).all() == (outliers > 0)
 
 
 def test_plane_distance_is_unsigned_and_keeps_the_image_shape():

@@ -28,7 +28,7 @@ _HYPOTHESES = 1000
 _MIN_BORDER_POINTS = 50
 _MIN_BORDER_SHARE = 0.5
 _RANSAC_POINTS = 2000
-_RANSAC_CHUNK = 100
+_RANSAC_CHUNK = 50  # hypotheses of a thread at a time
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,12 @@ def _best_hypothesis(points: _Points, rng: np.random.Generator) -> Plane | None:
 def _count_inliers(points: _Points, normals: _Points, offsets: _Points) -> _Index:
     """Count the points within `_INLIER_DISTANCE` of each plane, int64 `[I]`.
 
-    The distances are computed without a matrix product, so the counts do not depend on the BLAS library.
+    The first plane that contains all points ends the count: no later one contains more. Planes that are not counted
+    have 0. The distances are computed without a matrix product, so the counts do not depend on the BLAS library.
     """
     x, y, z = (np.ascontiguousarray(column, dtype=np.float32) for column in points.T)
     planes = np.concatenate([normals, offsets[:, None]], axis=1).astype(np.float32)  # [I, 4]
-    counts = np.empty(len(planes), dtype=np.int64)
+    counts = np.zeros(len(planes), dtype=np.int64)
 
     def count(part: slice) -> None:
         hypotheses = planes[part]
@@ -127,7 +128,12 @@ def _count_inliers(points: _Points, normals: _Points, offsets: _Points) -> _Inde
         np.abs(gap, out=gap)
         counts[part] = np.count_nonzero(gap < _INLIER_DISTANCE, axis=1)
 
-    share(partial(count, part) for part in parts(len(planes), _RANSAC_CHUNK))
+    for turn in parts(len(planes), 2 * _RANSAC_CHUNK):
+        share(
+            partial(count, slice(first, first + _RANSAC_CHUNK)) for first in range(turn.start, turn.stop, _RANSAC_CHUNK)
+        )
+        if counts[turn].max() == len(points):
+            break
     return counts
 
 

@@ -89,10 +89,10 @@ def normals_and_pitch(
     weight, means, products = _moments(points, inside, pixels)
     slopes, proper = _slopes(means, products)
     proper &= inside | (weight > _FILLED)
-    towards_z = np.float64(-1.0 if xyz[box][inside][:, 2].sum() >= 0 else 1.0)
-    direction = np.stack([*(slopes * -towards_z), np.full(weight.shape, towards_z)], axis=2)
-    direction /= np.linalg.norm(direction, axis=2, keepdims=True)
-    normals[box] = np.where(proper[..., None], direction, 0)
+    towards_z = -1.0 if xyz[box][..., 2][inside].sum() >= 0 else 1.0
+    length = np.sqrt(np.square(slopes[0]) + np.square(slopes[1]) + 1)
+    for axis, component in enumerate((*(slopes * -towards_z), towards_z)):
+        np.divide(component, length, where=proper, out=normals[box][..., axis], casting="same_kind")
     return normals, pitch
 
 
@@ -134,9 +134,9 @@ def _centred(xyz: XyzImage, mask: Mask) -> tuple[_Float, Mask]:
 
     Squares of uncentred metres would cancel.
     """
-    points = np.moveaxis(xyz, 2, 0).astype(np.float64)
+    points = np.moveaxis(xyz, 2, 0).astype(np.float64, order="C")
     points -= points[:, mask].mean(axis=1)[:, None, None]
-    points[:, ~mask] = 0
+    np.copyto(points, 0, where=~mask)
     return points, mask
 
 
@@ -178,10 +178,48 @@ def smoothed(images: npt.NDArray[Any], sigma: float, *, truncate: float = 4.0) -
     return smooth
 
 
+def smoothed_at(
+    images: _Float, sigma: float, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], *, truncate: float = 4.0
+) -> _Float:
+    """Return the values of `smoothed` at some pixels, float64 `[C, K]`, without those of all others.
+
+    Args:
+        images: Images, float64 `[C, h, w]`.
+        sigma: Standard deviation of the Gaussian, pixels.
+        rows: Row of each pixel, `[K]`; at least one.
+        columns: Column of each pixel, `[K]`.
+        truncate: Radius of the Gaussian, standard deviations.
+    """
+    weights = _gaussian_weights(sigma, truncate)
+    reach = len(weights) - 1
+    first, end = max(int(rows.min()) - reach, 0), int(rows.max()) + 1 + reach
+    left, right = max(int(columns.min()) - reach, 0), int(columns.max()) + 1 + reach
+    part = np.pad(images[:, first:end, left:right], ((0, 0), (0, 0), (reach, reach)))
+    place = (rows - first) * part.shape[2] + (columns - left + reach)
+    values = np.empty((len(images), len(rows)))
+
+    def smooth_one(index: int) -> None:
+        down = scipy.ndimage.gaussian_filter1d(part[index], sigma, axis=0, mode="constant", truncate=truncate).ravel()
+        values[index] = down[place] * weights[0]
+        for step in range(reach, 0, -1):  # the order of `gaussian_filter`, for equal rounding
+            values[index] += (down[place - step] + down[place + step]) * weights[step]
+
+    share(partial(smooth_one, index) for index in range(len(images)))
+    return values
+
+
+def _gaussian_weights(sigma: float, truncate: float) -> _Float:
+    """Return the weights of SciPy's Gaussian filter from its centre outwards, float64 `[reach + 1]`."""
+    reach = int(truncate * sigma + 0.5)
+    weights = np.exp(-0.5 / (sigma * sigma) * np.arange(-reach, reach + 1) ** 2)
+    return np.asarray((weights / weights.sum())[reach:])
+
+
 def _slopes(means: _Float, products: _Float) -> tuple[_Float, Mask]:
     """Return dz/dx and dz/dy of the fitted planes `[2, h, w]`, and the pixels that determine a plane `[h, w]`."""
     x, y, z = means
-    xx, xy, yy, xz, yz = products - np.stack([x * x, x * y, y * y, x * z, y * z])
+    pairs = (x, x), (x, y), (y, y), (x, z), (y, z)
+    xx, xy, yy, xz, yz = (product - first * other for product, (first, other) in zip(products, pairs, strict=True))
     determinant = xx * yy - xy * xy
     proper = determinant > _LEAST_SPREAD * np.square(xx + yy)
     determinant = np.where(proper, determinant, 1)

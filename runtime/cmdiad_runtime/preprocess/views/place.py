@@ -16,13 +16,14 @@ import scipy
 
 from cmdiad_runtime.preprocess.image.padding import pad_offset
 from cmdiad_runtime.preprocess.views.part_pose import ImagePose, sensor_to_view
-from cmdiad_runtime.preprocess.work.products import moments, times
+from cmdiad_runtime.preprocess.work.products import moments
 from cmdiad_runtime.sample import Mask
 
 _EVERY = 4
 """Rows of the sensor's map, of which one is looked at to measure how far apart its pixels are in the view."""
 _ROUNDING = 1e-3
 
+_Indices = npt.NDArray[np.int64]
 Positions = npt.NDArray[np.floating]
 """Row and column in a view of each pixel of the sensor's padded square, `[2, size, size]`, view pixels."""
 
@@ -53,10 +54,12 @@ class PaddedSquare:
         return PaddedSquare(height, width, top, left, side)
 
     def sensor_pixels(self, size: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return row and column in the sensor's image of each pixel of the resized square, `[size, size]` each."""
+        """Return row and column in the sensor's image of each pixel of the resized square.
+
+        All pixels of a row have the same row, and all of a column the same column: float64 `[size, 1]`, `[1, size]`.
+        """
         steps = (np.arange(size) + 0.5) * self.side / size - 0.5
-        rows, columns = np.meshgrid(steps - self.top, steps - self.left, indexing="ij")
-        return rows, columns
+        return (steps - self.top)[:, None], (steps - self.left)[None]
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,23 @@ class TopPlace:
         known = self.pixels.T - middle
         turn = np.linalg.pinv(moments(known, known)) @ moments(known, self.target - target)  # [2, 2]
         rows, columns = square.sensor_pixels(size)
-        sensor = np.stack([rows, columns], axis=2).reshape(-1, 2) - middle
-        position = (times(sensor, turn) + target).reshape(*rows.shape, 2)
-        exact = np.full((square.height, square.width, 2), np.nan)
-        exact[self.pixels[0], self.pixels[1]] = self.target
-        inside = (rows > -0.5) & (rows < square.height - 0.5) & (columns > -0.5) & (columns < square.width - 0.5)
-        measured = exact[np.rint(rows[inside]).astype(int), np.rint(columns[inside]).astype(int)]
+        down, right = rows - middle[0], columns - middle[1]
+        position = np.stack([turn[0, axis] * down + turn[1, axis] * right + target[axis] for axis in (0, 1)])
+        exact = np.full((2, square.height, square.width), np.nan)
+        exact[:, self.pixels[0], self.pixels[1]] = self.target.T
+        row, column = _nearest_inside(rows.ravel(), square.height), _nearest_inside(columns.ravel(), square.width)
+        measured = exact[:, row[1][:, None], column[1]]
+        inside = np.ix_((0, 1), row[0], column[0])
         position[inside] = np.where(np.isnan(measured), position[inside], measured)
-        return np.moveaxis(position, 2, 0)
+        return position
+
+
+def _nearest_inside(
+    places: npt.NDArray[np.float64], length: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the indices of places along an axis of the image, and the nearest pixel of each of these places."""
+    inside = np.flatnonzero((places > -0.5) & (places < length - 0.5))
+    return inside, np.rint(places[inside]).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -141,8 +153,9 @@ def _map_at(anomaly_map: npt.NDArray[np.float32], positions: Positions) -> npt.N
     inside = np.all((positions >= -0.5) & (positions <= size - 0.5), axis=0)
     reach = int(_spacing(positions, inside) / 2 + _ROUNDING)
     spread = scipy.ndimage.maximum_filter(anomaly_map, 2 * reach + 1) if reach else anomaly_map
-    values = scipy.ndimage.map_coordinates(spread, positions, order=1, mode="nearest")
-    return np.where(inside, values, anomaly_map.min()).astype(np.float32)
+    values = np.full(inside.shape, anomaly_map.min(), dtype=np.float32)
+    values[inside] = scipy.ndimage.map_coordinates(spread, positions[:, inside], order=1, mode="nearest")
+    return values
 
 
 def region_at(region: Mask, positions: Positions) -> Mask:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
-import scipy
 
 from cmdiad_runtime.preprocess.cloud.cloud_inputs import CloudFrame
-from cmdiad_runtime.preprocess.cloud.surface import SurfaceImage, smoothed
+from cmdiad_runtime.preprocess.cloud.surface import SurfaceImage, smoothed, smoothed_at
 from cmdiad_runtime.preprocess.views.top_pose import PartCloud, Pose, cells_inside, rotation, top_pixels
 from cmdiad_runtime.preprocess.work.products import times
 from cmdiad_runtime.sample import Mask, RgbImage
@@ -15,6 +16,7 @@ from cmdiad_runtime.sample import Mask, RgbImage
 _OCCLUDED = 0.0015  # metres: points further below the top are not visible from above
 _CLOSED = 0.001  # metres: gaps in the measurement up to twice as wide are filled
 _SPREAD = 0.6  # target pixels: standard deviation of the spot that a point is drawn as
+_TRUNCATE = 4.0  # standard deviations: radius of the spot
 _LEAST_WEIGHT = 0.15  # points per pixel
 _DEPTH = 1.0  # metres: `farthest_point_sampling` skips points near the origin
 _PART = 0.5  # between the values off the part and on the part
@@ -38,12 +40,18 @@ def draw_top_view(cloud: PartCloud, values: _Float, pose: Pose, *, size: int, si
     pitch = side / size
     target = top_pixels(cloud, pose, size=size, side=side)
     seen = _seen_from_above(target, cloud.position[:, 2], size)
+    drawn = np.zeros((size, size, 3), dtype=np.float32)
+    if not seen.any():
+        return drawn
     spot = max(1.0, cloud.pitch / pitch)
-    sums = _splat(target[seen], np.column_stack([np.ones(seen.sum()), values[seen]]), size)
-    sums = smoothed(sums, _SPREAD * spot)
+    sigma = _SPREAD * spot
+    window = _window(target[seen], math.ceil(_TRUNCATE * sigma) + 1, size)  # The image is 0 outside.
+    sums = _splat(target[seen], np.column_stack([np.ones(seen.sum()), values[seen]]), window)
+    sums = smoothed(sums, sigma, truncate=_TRUNCATE)
     known = sums[0] > _LEAST_WEIGHT / spot**2
-    image = np.where(known, sums[1:] / np.where(known, sums[0], 1), 0)
-    return np.moveaxis(_fill_gaps(image, known, _CLOSED / pitch), 0, 2).astype(np.float32)
+    image = np.divide(sums[1:], sums[0], where=known, out=np.zeros_like(sums[1:]))
+    drawn[window] = np.moveaxis(_fill_gaps(image, known, _CLOSED / pitch), 0, 2)
+    return drawn
 
 
 def top_frame(cloud: PartCloud, pose: Pose, *, size: int, side: float) -> CloudFrame:
@@ -82,34 +90,70 @@ def _seen_from_above(target: _Float, height: _Float, size: int) -> npt.NDArray[n
     cell = np.rint(target).astype(np.int64)
     inside = cells_inside(cell, size)
     top = np.full((size, size), -np.inf)
-    rows, columns = cell[inside].T
-    np.maximum.at(top, (rows, columns), height[inside])
-    top = scipy.ndimage.maximum_filter(top, 3)
-    inside[inside] = height[inside] >= top[rows, columns] - _OCCLUDED
+    pixel = cell[inside] @ (size, 1)
+    np.maximum.at(top.reshape(-1), pixel, height[inside])
+    inside[inside] = height[inside] >= _largest_nearby(top).reshape(-1)[pixel] - _OCCLUDED
     return inside
 
 
-def _splat(target: _Float, values: _Float, size: int) -> _Float:
-    """Distribute values `[N, C]` to the four pixels around each target `[N, 2]`; return sums `[C, size, size]`."""
-    edge = size + 2  # the margin collects the shares that fall outside
-    low = np.floor(target).astype(np.int64)
-    part = target - low
-    total = np.zeros((values.shape[1], edge * edge))
-    for down in (0, 1):
-        for right in (0, 1):
-            share = np.abs(1 - down - part[:, 0]) * np.abs(1 - right - part[:, 1])
-            index = (low[:, 0] + 1 + down) * edge + low[:, 1] + 1 + right
-            for channel, column in enumerate(values.T):
-                total[channel] += np.bincount(index, share * column, edge * edge)
-    return total.reshape(-1, edge, edge)[:, 1:-1, 1:-1]
+def _largest_nearby(image: _Float) -> _Float:
+    """Replace each pixel by the largest value among itself and its eight neighbours; return the image `[h, w]`."""
+    for turned in (image, image.T):
+        source = turned.copy()
+        np.maximum(turned[1:], source[:-1], out=turned[1:])
+        np.maximum(turned[:-1], source[1:], out=turned[:-1])
+    return image
+
+
+def _window(target: _Float, reach: int, size: int) -> tuple[slice, slice]:
+    """Return the rows and columns of the view within `reach` pixels of the points `[N, 2]`."""
+    ends = [(math.floor(column.min()) - reach, math.floor(column.max()) + 2 + reach) for column in target.T]
+    rows, columns = (slice(max(first, 0), min(end, size)) for first, end in ends)
+    return rows, columns
+
+
+def _splat(target: _Float, values: _Float, window: tuple[slice, slice]) -> _Float:
+    """Distribute values `[N, C]` to the four pixels around each target `[N, 2]`.
+
+    Return the sums in a window of the view that contains all targets, `[C, rows, columns]`.
+    """
+    height, width = (part.stop - part.start + 2 for part in window)  # the margin collects the shares that fall outside
+    low = np.floor(target).T
+    down, right = target.T - low
+    first = (low[0].astype(np.int64) + (1 - window[0].start)) * width + low[1].astype(np.int64) + (1 - window[1].start)
+    total = np.zeros((values.shape[1], height * width))
+    columns = np.ascontiguousarray(values.T)
+    for step_down, share_down in enumerate((1 - down, down)):
+        for step_right, share_right in enumerate((1 - right, right)):
+            share = share_down * share_right
+            index = first + (step_down * width + step_right)
+            for channel, column in enumerate(columns):
+                total[channel] += np.bincount(index, share * column, height * width)
+    return total.reshape(-1, height, width)[:, 1:-1, 1:-1]
 
 
 def _fill_gaps(image: _Float, known: Mask, reach: float) -> _Float:
     """Fill the pixels that a morphological closing by `reach` pixels adds to `known`, by normalised convolution."""
     width = 2 * max(round(reach), 1) + 1
-    closed = scipy.ndimage.minimum_filter(scipy.ndimage.maximum_filter(np.pad(known, width), width), width)[
-        width:-width, width:-width
-    ]
-    sums = smoothed(np.concatenate([known[None], image]), width / 4)
-    smooth = sums[1:] / np.maximum(sums[0], 1e-6)
-    return np.where(known, image, np.where(closed, smooth, 0))
+    rows, columns = np.nonzero(_closed(known, width) & ~known)
+    if len(rows):
+        sums = smoothed_at(np.concatenate([known[None], image]), width / 4, rows, columns)
+        image[:, rows, columns] = sums[1:] / np.maximum(sums[0], 1e-6)
+    return image
+
+
+def _closed(mask: Mask, width: int) -> Mask:
+    """Close gaps narrower than an odd `width`, by squares of this width; beyond the edge lies background."""
+    grown = _any_in_squares(np.pad(mask, width - 1), width)
+    return ~_any_in_squares(~grown, width)
+
+
+def _any_in_squares(mask: Mask, width: int) -> Mask:
+    """Return whether each square of `width` by `width` pixels inside an image contains a pixel of a mask."""
+    for _ in range(2):
+        reached, count = mask, 1
+        while count < width:
+            step = min(count, width - count)
+            reached, count = reached[step:] | reached[:-step], count + step
+        mask = reached.T
+    return mask

@@ -75,8 +75,7 @@ def part_cloud(xyz: XyzImage, mask: Mask, plane: Plane | None) -> PartCloud:
         plane: Support plane; None uses a plane normal to the sensor's z axis.
     """
     normals, pitch = normals_and_pitch(xyz, mask)
-    x, y, z = np.moveaxis(normals, 2, 0) != 0
-    pixels = np.stack(np.nonzero(mask & (x | y | z)))
+    pixels = np.stack(np.nonzero(mask & (normals[..., 2] != 0)))  # A normal's z is never 0: see `surface_normals`.
     up = np.array([0.0, 0.0, -1.0]) if plane is None else plane.normal
     axes = plane_axes(up)
     position = times(xyz[pixels[0], pixels[1]], axes.T)
@@ -99,9 +98,9 @@ def pose_template(clouds: Sequence[PartCloud], pitch: float) -> npt.NDArray[np.f
         clouds: Normal parts.
         pitch: Size of a template pixel, metres; the template must contain a part in any direction.
     """
-    template = _draw_coarse(clouds[0], _start(clouds[0]), pitch, TEMPLATE_SIZE).astype(np.float32)
+    template = _draw_coarse(_flat(clouds[0]), _start(clouds[0]), pitch, TEMPLATE_SIZE).astype(np.float32)
     for _ in range(_ROUNDS):
-        images = [_draw_coarse(c, find_pose(c, template, pitch), pitch, TEMPLATE_SIZE) for c in clouds]
+        images = [_draw_coarse(_flat(c), find_pose(c, template, pitch), pitch, TEMPLATE_SIZE) for c in clouds]
         template = np.mean(images, axis=0, dtype=np.float32)
     return template
 
@@ -195,25 +194,59 @@ def _start(cloud: PartCloud) -> Pose:
 
 def _best_pose(cloud: PartCloud, start: Pose, template: _Float, pitch: float, angles: _Float) -> Pose:
     """Return the pose with the largest correlation among some angles, around a starting position."""
+    points = _flat(cloud)
 
     def draw(angle: float) -> _Float:
-        return _draw_coarse(cloud, Pose(angle, start.x, start.y), pitch, template.shape[-1])
+        return _draw_coarse(points, Pose(angle, start.x, start.y), pitch, template.shape[-1])
 
     angle, rows, columns = best_match(draw, template, angles)
     x, y = np.array([start.x, start.y]) + (np.array([columns, rows]) * pitch) @ rotation(angle).T
     return Pose(angle, float(x), float(y))
 
 
-def _draw_coarse(cloud: PartCloud, pose: Pose, pitch: float, size: int) -> _Float:
+@dataclass(frozen=True)
+class _FlatPoints:
+    """Points along the support plane, one contiguous array float64 `[N]` for each number.
+
+    Attributes:
+        x: Coordinates along the first axis of the plane, metres.
+        y: Coordinates along the second axis of the plane, metres.
+        normal_x: Components of the unit normals along the first axis.
+        normal_y: Components of the unit normals along the second axis.
+    """
+
+    x: _Float
+    y: _Float
+    normal_x: _Float
+    normal_y: _Float
+
+
+def _flat(cloud: PartCloud) -> _FlatPoints:
+    """Return a part's points without their heights."""
+    columns = *cloud.position.T[:2], *cloud.normals.T[:2]
+    return _FlatPoints(*(np.ascontiguousarray(column) for column in columns))
+
+
+def _draw_coarse(points: _FlatPoints, pose: Pose, pitch: float, size: int) -> _Float:
     """Draw the mean components of the rotated normals along the plane, and the coverage, `[3, size, size]`."""
-    position = times(cloud.position[:, :2] - (pose.x, pose.y), rotation(pose.angle)) / pitch + size / 2
-    cell = np.floor(position).astype(np.int64)
-    inside = cells_inside(cell, size)
-    index = cell[inside, 1] * size + cell[inside, 0]
-    normals = times(cloud.normals[inside, :2], rotation(pose.angle))
-    count = np.bincount(index, minlength=size * size)
-    image = np.stack([np.bincount(index, column, size * size) for column in normals.T] + [_MASK_WEIGHT * count])
-    return (image / np.maximum(count, 1)).reshape(3, size, size)
+    c, s = float(np.cos(pose.angle)), float(np.sin(pose.angle))
+    x, y = points.x - pose.x, points.y - pose.y
+    edge = size + 2  # the margin collects the points outside
+    index = _cell(c * x + s * y, pitch, size) + edge * _cell(c * y - s * x, pitch, size) + (edge + 1)
+    index = index.astype(np.int64)
+    turned = c * points.normal_x + s * points.normal_y, c * points.normal_y - s * points.normal_x
+    count = np.bincount(index, minlength=edge * edge)
+    sums = [np.bincount(index, column, edge * edge) for column in turned]
+    image = np.stack([*sums, _MASK_WEIGHT * count]) / np.maximum(count, 1)
+    return image.reshape(3, edge, edge)[:, 1:-1, 1:-1]
+
+
+def _cell(place: _Float, pitch: float, size: int) -> _Float:
+    """Return the cell of each coordinate; -1 or `size` for all that lie outside. Overwrite `place`."""
+    place /= pitch
+    place += size / 2
+    np.floor(place, out=place)
+    return np.clip(place, -1, size, out=place)
 
 
 def _radius(cloud: PartCloud) -> float:

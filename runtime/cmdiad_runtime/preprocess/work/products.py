@@ -18,10 +18,10 @@ _Floats = npt.NDArray[np.floating[Any]]
 def times(rows: _Floats, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return `rows @ matrix`, float64 `[N, m]`, for many rows `[N, k]` and a small matrix `[k, m]`."""
     columns = np.ascontiguousarray(rows.T, dtype=np.float64)
-    product = np.zeros((len(rows), matrix.shape[1]))
+    product = np.zeros((matrix.shape[1], len(rows)))
     for (k, m), weight in np.ndenumerate(matrix):
-        product[:, m] += weight * columns[k]
-    return product
+        product[m] += weight * columns[k]
+    return np.ascontiguousarray(product.T)
 
 
 def moments(rows: _Floats, others: _Floats) -> npt.NDArray[np.float64]:
