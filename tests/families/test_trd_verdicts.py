@@ -42,7 +42,7 @@ def plane(xyz: Array) -> Array:
 IMAGES: dict[str, Callable[[Array], Array]] = {
     "black": np.zeros_like,
     "white": lambda rgb: np.full_like(rgb, 255),
-    "support alone": lambda rgb: np.full_like(rgb, np.median(rgb[:8])),
+    "support alone": lambda rgb: np.full_like(rgb, int(np.median(rgb[:8].astype(np.float64)))),
     "noise": lambda rgb: np.random.default_rng(0).integers(0, 256, rgb.shape, dtype=np.uint8),
     "half black": lambda rgb: half(rgb, 0),
 }
@@ -63,7 +63,7 @@ def test_what_does_not_show_the_part_is_never_ok(
     write_bundle(load_run(fitted(variant, modality)), bundle, ExportOptions("fp32"), SILENT)
     with Image.open(sample_files(data, "test", "good", "rgb")[0]) as image:
         rgb = np.asarray(image.convert("RGB"))
-    xyz = read_xyz(sample_files(data, "test", "good", "xyz")[0])
+    xyz: Array = read_xyz(sample_files(data, "test", "good", "xyz")[0])
     pairs = [(f"{name} image", change(rgb), xyz) for name, change in IMAGES.items() if modality != "xyz"]
     pairs += [(f"{name} cloud", rgb, change(xyz)) for name, change in CLOUDS.items() if modality != "rgb"]
     samples = [

@@ -79,6 +79,6 @@ def _check_xmp(image: Image.Image, packets: list[str | bytes]) -> None:
         return
     for packet in packets:
         text = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else packet
-        if turned := _XMP_TURNED.search(text):
-            problem = f"an orientation of {turned[1]} in XMP, but none in EXIF, which viewers show in different ways"
+        if match := _XMP_TURNED.search(text):
+            problem = f"an orientation of {match[1]} in XMP, but none in EXIF, which viewers show in different ways"
             raise ContentError(problem, "save the image upright, without XMP data")

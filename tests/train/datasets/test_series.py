@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from io import BytesIO
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 from PIL import Image
 
 from cmdiad_runtime.support.records import RecordError
-from cmdiad_train.datasets.series import Series, _near_groups, series_of
+from cmdiad_train.datasets.series import Series, _near_groups, series_of, thumbnail
 
 RNG = np.random.default_rng(7)
+
+
+def found(views: list[np.ndarray], held_out: Collection[int] = ()) -> Series | None:
+    return series_of(names(len(views)), [thumbnail(view) for view in views], held_out)
 
 
 def part(shift: tuple[float, float] = (0.0, 0.0), angle: float = 0.0, noise: float = 2.0) -> np.ndarray:
@@ -38,7 +43,7 @@ def names(count: int) -> list[str]:
 def test_images_of_parts_that_were_not_moved(images: int) -> None:
     views = [part(shift, angle) for shift, angle in placements(8) for _ in range(images)]
     order = RNG.permutation(len(views))
-    series = series_of(names(len(views)), [views[i] for i in order], held_out=[])
+    series = found([views[i] for i in order])
     assert series is not None
     assert (series.count, series.samples) == (8, 8 * images)
     copies = {order[int(name[-3:])] // images for name in series.example}
@@ -48,39 +53,39 @@ def test_images_of_parts_that_were_not_moved(images: int) -> None:
 
 def test_loose_parts() -> None:
     views = [part(shift, angle) for shift, angle in placements(40)]
-    assert series_of(names(40), views, held_out=[]) is None
+    assert found(views) is None
 
 
 @pytest.mark.parametrize("reach", [0.0, 1.0, 3.0])
 def test_parts_in_a_fixture(reach: float) -> None:
     views = [part(tuple(RNG.uniform(-reach, reach, 2)), RNG.uniform(-0.02, 0.02)) for _ in range(40)]
-    assert series_of(names(40), views, held_out=[]) is None
+    assert found(views) is None
 
 
 @pytest.mark.parametrize("count", [20, 40, 80])
 def test_parts_on_a_turntable(count: int) -> None:
     views = [part(angle=RNG.uniform(0, 6.3), noise=1.0) for _ in range(count)]
-    assert series_of(names(count), views, held_out=[]) is None
+    assert found(views) is None
 
 
 def test_two_kinds_of_parts_in_a_fixture() -> None:
     views = [part(angle=angle) for angle in (0.0, 1.5) for _ in range(15)]
-    assert series_of(names(30), views, held_out=[]) is None
+    assert found(views) is None
 
 
 def test_whole_placements_that_are_held_out_set_the_threshold_right() -> None:
     views = [part(shift, angle) for shift, angle in placements(8) for _ in range(5)]
-    assert series_of(names(40), views, held_out=range(30, 40)) is None
-    assert series_of(names(40), views, held_out=range(28, 40)) is not None
-    assert series_of(names(40), views, held_out=range(0, 40, 5)) is not None
+    assert found(views, range(30, 40)) is None
+    assert found(views, range(28, 40)) is not None
+    assert found(views, range(0, 40, 5)) is not None
 
 
 def test_equal_and_empty_images() -> None:
     equal = [view for shift, angle in placements(6) for view in [part(shift, angle)] * 4]
-    series = series_of(names(24), equal, held_out=[])
+    series = found(equal)
     assert series is not None and series.count == 6
-    assert series_of(names(24), [np.full((96, 96, 3), 7, np.uint8)] * 24, held_out=[]) is None
-    assert series_of(names(19), equal[:19], held_out=[]) is None  # too few to tell
+    assert found([np.full((96, 96, 3), 7, np.uint8)] * 24) is None
+    assert found(equal[:19]) is None  # too few to tell
 
 
 def test_compression_and_exposure_do_not_hide_a_series() -> None:
@@ -91,7 +96,7 @@ def test_compression_and_exposure_do_not_hide_a_series() -> None:
             stream = BytesIO()
             Image.fromarray((image * (1.0 - quality / 400)).astype(np.uint8)).save(stream, "JPEG", quality=quality)
             views.append(np.asarray(Image.open(stream)))
-    series = series_of(names(21), views, held_out=[])
+    series = found(views)
     assert series is not None and series.count == 7
 
 

@@ -6,7 +6,7 @@ is too low, and so is a threshold that such scores set.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ from PIL import Image
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
+from cmdiad_runtime.sample import RgbImage
 from cmdiad_runtime.support.records import fields_from_json, make_tuple, require, require_integer
 from cmdiad_train.datasets.identical import shortened
 
 _SIDE = 48
-"""Side of the views that are compared, pixels. Noise and compression average out, the placement stays."""
+"""Side of the images that are compared, pixels. Noise and compression average out, the placement stays."""
 _NEAR = 0.5
 """Largest difference within a series, as a share of the smallest difference to any other image."""
 _LEAST_MEMBERS = 3
@@ -63,8 +64,8 @@ class Series:
         return (
             f"{self.samples} good samples make up {self.count} series of images that hardly differ, for example "
             f"{shortened(list(self.example))}. If a part was not moved between the images of a series, the threshold "
-            "is too low for other placements: keep one image of each series, or pass good parts of other placements "
-            "with --calibration"
+            "may be too low for other placements: keep one image of each series, or pass good parts of other "
+            "placements with --calibration"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -77,16 +78,25 @@ class Series:
         return Series(**fields_from_json(Series, value))
 
 
-def series_of(names: Sequence[str], views: Iterable[npt.NDArray[np.uint8]], held_out: Collection[int]) -> Series | None:
+def thumbnail(image: RgbImage) -> bytes:
+    """Return the reduced image of a sample that `series_of` compares: uint8 `[48, 48, 3]` in C order.
+
+    Args:
+        image: Image as recorded, uint8 `[h, w, 3]`. In a view that follows the part, placements would look alike.
+    """
+    return Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BOX).tobytes()
+
+
+def series_of(names: Sequence[str], thumbnails: Sequence[bytes], held_out: Collection[int]) -> Series | None:
     """Return the series of near copies, if most samples belong to one and none of them is held out as a whole.
 
     Images belong to a series if the largest difference between two of them is at most half of the smallest difference
-    to any other image. The difference is that of the views of 48 x 48 pixels, without mean and contrast; see
-    docs/cross-modal.md for the figures behind the numbers.
+    to any other image. The difference is that of the thumbnails, without mean and contrast; see docs/cross-modal.md
+    for the figures behind the numbers.
 
     Args:
         names: Name of each sample.
-        views: View of each sample, uint8 `[h, w, 3]`.
+        thumbnails: Reduced image of each sample, see `thumbnail`.
         held_out: Numbers of the samples that set the threshold and do not build the bank.
 
     Returns:
@@ -95,7 +105,7 @@ def series_of(names: Sequence[str], views: Iterable[npt.NDArray[np.uint8]], held
     """
     if len(names) < _LEAST_IMAGES:
         return None
-    groups = [*_near_groups(_differences(np.stack([_compared(view) for view in views])))]
+    groups = [*_near_groups(_differences(np.stack([_compared(reduced) for reduced in thumbnails])))]
     samples = sum(map(len, groups))
     divided = any(0 < len({*group} & {*held_out}) < len(group) for group in groups)
     if samples <= _WARNED * len(names) or (held_out and not divided):
@@ -104,10 +114,9 @@ def series_of(names: Sequence[str], views: Iterable[npt.NDArray[np.uint8]], held
     return Series(len(groups), samples, tuple(example))
 
 
-def _compared(view: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Return a view as a vector of length 1 with a mean of 0; zeros if all pixels are equal."""
-    small = Image.fromarray(view).resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    values = np.asarray(small, dtype=np.float32).ravel()
+def _compared(reduced: bytes) -> npt.NDArray[np.float32]:
+    """Return a thumbnail as a vector of length 1 with a mean of 0; zeros if all pixels are equal."""
+    values = np.frombuffer(reduced, dtype=np.uint8).astype(np.float32)
     values -= values.mean()
     norm = float(np.linalg.norm(values))
     return values / np.float32(norm) if norm > 0 else values
@@ -130,14 +139,14 @@ def _near_groups(differences: npt.NDArray[np.float64]) -> Iterator[list[int]]:
     """
     count = len(differences)
     clusters = {i: [i] for i in range(count)}
-    groups: dict[int, list[list[int]]] = {i: [] for i in range(count)}
+    series: dict[int, list[list[int]]] = {i: [] for i in range(count)}
     for number, (first, second, _, size) in enumerate(linkage(squareform(differences, checks=False), "single")):
         members = clusters.pop(int(first)) + clusters.pop(int(second))
-        inside = groups.pop(int(first)) + groups.pop(int(second))
+        inside = series.pop(int(first)) + series.pop(int(second))
         clusters[count + number] = members
         is_series = _LEAST_MEMBERS <= size <= count // _LEAST_SERIES and _is_near(differences, members)
-        groups[count + number] = [members] if is_series else inside
-    yield from (group for kept in groups.values() for group in kept)
+        series[count + number] = [members] if is_series else inside
+    yield from (group for groups in series.values() for group in groups)
 
 
 def _is_near(differences: npt.NDArray[np.float64], members: list[int]) -> bool:

@@ -18,6 +18,7 @@ from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import SampleFiles
 from cmdiad_train.datasets.identical import content_of, identical_groups, refusal_of_copies, shortened
+from cmdiad_train.datasets.series import thumbnail
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Conditions:
         measures: Measures by name, see `cmdiad_runtime.envelope.names`; empty if the sample cannot be inspected.
         content: Value that is equal for samples with the same pixels and points.
         digest: Digest by which a bundle recognises the sample, see `digest_of`.
+        thumbnail: Reduced image of the sample, see `series.thumbnail`; empty if the detector inspects no image.
     """
 
     size: tuple[int, int]
     measures: Mapping[str, float]
     content: Hashable
     digest: str
+    thumbnail: bytes = b""
 
 
 def conditions_of(sample: Sample, preprocessing: Preprocessing) -> Conditions:
@@ -53,7 +56,14 @@ def conditions_of(sample: Sample, preprocessing: Preprocessing) -> Conditions:
             measures = measure(sample, part_geometry(sample, preprocessing), preprocessing)
     except InputError:
         measures = {}  # the sample is left out for the same reason when it is prepared
-    return Conditions(size_of(sample, preprocessing), measures, content_of(sample), digest_of(sample, preprocessing))
+    image = sample.rgb if "rgb" in preprocessing.modalities else None
+    return Conditions(
+        size_of(sample, preprocessing),
+        measures,
+        content_of(sample),
+        digest_of(sample, preprocessing),
+        b"" if image is None else thumbnail(image),
+    )
 
 
 def check_different(

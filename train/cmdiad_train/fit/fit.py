@@ -226,8 +226,8 @@ def _series(record: RunRecord, splits: Splits, samples: SampleProvider, reporter
         return None
     good = [*splits.train, *splits.held_out]
     names = [printable(files.name) for files in good]
-    views = (samples.prepared(files).inputs["rgb"][0] for files in good)
-    series = series_of(names, views, range(len(splits.train), len(good)))
+    thumbnails = [samples.conditions(files, record.preprocessing).thumbnail for files in good]
+    series = series_of(names, thumbnails, range(len(splits.train), len(good)))
     if series is not None:
         reporter.say(f"warning: {series.warning}.")
     return series

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from cmdiad_runtime.preprocess.prepare import needed_modalities
 from cmdiad_train.datasets.judged_parts import judged_folder, list_judged
+from cmdiad_train.datasets.outlook import HELD_OUT_SHARE
 from cmdiad_train.detectors.family import Family
-from cmdiad_train.fit.splits import HELD_OUT_SHARE, Splits, incomplete
+from cmdiad_train.fit.splits import Splits, incomplete
 from cmdiad_train.recipe import Recipe
 
 

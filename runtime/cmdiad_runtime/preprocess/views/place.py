@@ -94,7 +94,7 @@ class TopPlace:
         exact[:, self.pixels[0], self.pixels[1]] = self.target.T
         row, column = _nearest_inside(rows.ravel(), square.height), _nearest_inside(columns.ravel(), square.width)
         measured = exact[:, row[1][:, None], column[1]]
-        inside = np.ix_((0, 1), row[0], column[0])
+        inside = np.ix_(np.arange(2), row[0], column[0])
         position[inside] = np.where(np.isnan(measured), position[inside], measured)
         return position
 
