@@ -6,6 +6,7 @@ import scipy
 
 from cmdiad_runtime.preprocess.cloud.patches import patch_input
 from cmdiad_runtime.preprocess.cloud.support_plane import Plane
+from cmdiad_runtime.preprocess.views import top_pose
 from cmdiad_runtime.preprocess.views.top_drawing import draw_top_view, normal_colours, point_colours, top_frame
 from cmdiad_runtime.preprocess.views.top_pose import (
     PartCloud,
@@ -248,3 +249,22 @@ def test_the_drawing_without_shortcuts_is_the_same(shift, holes):
     assert drawn.any() == (shift != (0.1, 0.1))
     # Equal in every bit where the compiler of SciPy fuses no products with sums, as for x86; else one rounding apart.
     np.testing.assert_array_max_ulp(drawn, expected, maxulp=1)
+
+
+@pytest.mark.parametrize("pitch", [0.001, 0.0003], ids=["whole part", "points outside"])
+def test_the_coarse_drawing_is_the_mean_normal_and_the_coverage_of_each_cell(pitch):
+    cloud, size, angle = part_cloud(*scene(0.7), SUPPORT), 64, 2.1
+    x, y = cloud.position[:, :2].mean(axis=0)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    place = (cloud.position[:, :2] - (x, y)) @ turn / pitch + size / 2
+    column, row = np.floor(place).astype(int).T
+    inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
+    sums = np.zeros((3, size, size))
+    for point, normal in zip(np.flatnonzero(inside), cloud.normals[inside, :2] @ turn, strict=True):
+        sums[:, row[point], column[point]] += *normal, 1
+    expected = sums / np.maximum(sums[2], 1)
+    expected[2] *= 0.5
+    drawn = top_pose._draw_coarse(top_pose._flat(cloud), Pose(angle, x, y), pitch, size)
+    assert inside.all() == (pitch == 0.001)
+    # The same sums up to rounding: BLAS may fuse products with sums in the expected rotation.
+    np.testing.assert_allclose(drawn, expected, rtol=1e-9, atol=1e-12)
