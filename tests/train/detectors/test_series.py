@@ -39,8 +39,9 @@ def test_a_slow_drift_is_divided_so_that_a_bank_remains() -> None:
 
 
 def test_numbers_in_names_are_ordered_by_value() -> None:
-    names = ["train/good/10", "train/good/9", "train/bad", "train/good/9b", "b"]
-    assert [names[i] for i in in_order(names)] == ["b", "train/bad", "train/good/9", "train/good/9b", "train/good/10"]
+    names = ["train/good/10", "train/good/9", "train/bad", "train/good/9b", "b", "²"]
+    ordered = ["b", "train/bad", "train/good/9", "train/good/9b", "train/good/10", "²"]
+    assert [names[i] for i in in_order(names)] == ordered
 
 
 @pytest.mark.parametrize(("side", "blocks"), [(3, 1), (4, 1), (10, 2), (40, 10)])

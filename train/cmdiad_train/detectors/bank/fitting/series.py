@@ -56,7 +56,7 @@ def series_of(features: Tensor) -> list[int]:
 
 def in_order(names: Sequence[str]) -> list[int]:
     """Return the positions of names in the order of recording: alphabetical, numbers by value."""
-    parts = [[(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", n)] for n in names]
+    parts = [[(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(re.split(r"(\d+)", name))] for name in names]
     return sorted(range(len(names)), key=parts.__getitem__)
 
 
