@@ -33,7 +33,7 @@ SIDES = {
     8: ("left", "bottom"),
 }
 """Side of the upright image that is the first row, and the first column, of the stored pixels (EXIF 2.3, tag 274)."""
-WRITERS: dict[str, Callable[[Path, Any, int], object]] = {
+WRITERS: dict[str, Callable[[Path, Any, int], Any]] = {
     "a.png": lambda path, pixels, value: Image.fromarray(pixels).save(path, exif=exif(value)),
     "a.webp": lambda path, pixels, value: Image.fromarray(pixels).save(path, exif=exif(value), lossless=True),
     "raw.tif": lambda path, pixels, value: Image.fromarray(pixels).save(path, exif=exif(value)),
