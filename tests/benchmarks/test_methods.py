@@ -209,5 +209,12 @@ def test_a_comparison_inside_the_data_is_refused(own_data: Path) -> None:
     assert not (own_data / "gear/methods").exists()
 
 
+def test_a_device_that_does_not_exist_is_one_error(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    ended = compare(data, tmp_path / "methods", "--family", "patchcore", "--device", "cuda")
+    assert_refused(ended, 7, "cuda")
+    assert not (tmp_path / "methods").exists()
+
+
 def test_unknown_data(tmp_path: Path) -> None:
     assert_refused(compare(tmp_path / "no-data", tmp_path / "methods"), 7, "no-data")

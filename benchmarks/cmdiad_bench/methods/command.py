@@ -104,9 +104,11 @@ def methods(  # noqa: PLR0913 - one parameter for each option
     chosen = methods_of(data, choice)
     for one in categories:
         one.require_outside(out, "a folder outside of the samples")
+    machine = Machine(device)
+    machine.torch_device()  # A device that does not exist is one error, not a failure of every method.
     make_folder(out, expected="a writable folder for the tables", action="choose another --out")
     reporter = TerminalReporter()
-    results = measure_methods(chosen, categories, out, MeasureOptions(Machine(device), runs), reporter)
+    results = measure_methods(chosen, categories, out, MeasureOptions(machine, runs), reporter)
     reporter.close()
     record = comparison(chosen, results, choice.settings)
     write_json(out / "methods.json", record)
