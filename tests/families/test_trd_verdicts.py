@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from cmdiad_runtime.envelope.names import CHECKS
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.readers import read_xyz
 from cmdiad_runtime.support.reporter import SILENT
+from cmdiad_train.fit.fit import fit
 from cmdiad_train.runs.run import load_run
-from helpers import sample_files
+from helpers import sample_files, tiny_trd_recipe
 from lanes import long
+from trays import FURTHER, PLACES, make_trays, tray
 
 Array = npt.NDArray[np.generic]
 CASES = [("rd", "rgb"), ("mtfi-trd", "xyz"), long("rd", "xyz"), long("mtfi-rd", "rgb"), long("rd", "both")]
@@ -76,3 +79,19 @@ def test_what_does_not_show_the_part_is_never_ok(
             assert {sample.name: inspector.inspect(sample).verdict for sample in samples} == {
                 sample.name: "NG" for sample in samples
             }
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("variant", "modality"), [("rd", "both"), ("mtfi-rd", "rgb")])
+def test_another_number_of_parts_is_never_ok(tmp_path: Path, variant: str, modality: str) -> None:
+    data, bundle = make_trays(tmp_path / "data", count=3), tmp_path / "trd.cmdiad"
+    recipe = replace(tiny_trd_recipe(variant, modality), parts=3, view="auto")
+    fit(data, None, recipe, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    assert run.calibration.samples == 4  # one score for each held-out tray
+    write_bundle(run, bundle, ExportOptions("fp32"), SILENT)
+    with Inspector.open(bundle, OpenOptions(ignore_checks=CHECKS)) as inspector:
+        for places in (PLACES[:2], [*PLACES[:3], FURTHER], []):
+            drawn = tray(7002, places=places)
+            inspection = inspector.inspect(Sample("tray", rgb=drawn.rgb, xyz=drawn.xyz if modality == "both" else None))
+            assert (inspection.verdict, inspection.inspected) == ("NG", False)

@@ -276,7 +276,7 @@ def _feature_indices(model: Any, spec: RgbExtractor) -> list[int]:
             f"backbone {spec.backbone}",
             found=f"strides {sorted(set(strides))}",
             expected=f"stages {spec.stages} (stride 4·2^stage)",
-            action="change --rgb-stages, or choose another backbone",
+            action="choose another backbone, or other --rgb-stages if the family has the option",
         ) from error
 
 
