@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cmdiad_runtime.preprocess.image.padding import pad_offset, pad_to_square
 from cmdiad_runtime.preprocess.views.part import draw_part_view
 from cmdiad_runtime.preprocess.views.part_pose import ImagePose, sensor_to_view
-from cmdiad_runtime.preprocess.views.place import PaddedSquare, PartPlace
+from cmdiad_runtime.preprocess.views.place import PaddedSquare, PartPlace, TopPlace
 
 angles = st.floats(-np.pi, np.pi)
 HEIGHT, WIDTH = 120, 160
@@ -68,3 +68,27 @@ def test_a_part_cut_out_and_carried_back_lies_where_it_was(angle: float, x: floa
     expected = 40 + 0.6 * at[0] + 0.8 * at[1]
     assert inside.any()
     assert np.abs(back - expected)[inside].max() < 2.5
+
+
+@given(height=st.integers(2, 30), width=st.integers(2, 30), size=st.integers(4, 40), seed=st.integers(0, 99))
+def test_positions_in_the_top_view_are_those_of_points_or_of_the_affine_map(
+    height: int, width: int, size: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = np.stack(np.nonzero(rng.random((height, width)) < 0.6))
+    assume(pixels.shape[1] >= 3 and np.linalg.matrix_rank(np.cov(pixels)) == 2)
+    turn = rng.normal(size=(2, 2))
+    target = pixels.T @ turn + rng.normal(size=2) + rng.normal(0, 0.01, pixels.T.shape)
+    square = PaddedSquare.of(np.zeros((height, width, 3)), 1)
+    found = TopPlace(pixels, target).positions(square, size)
+    assert found.shape == (2, size, size)
+    ones = np.ones((pixels.shape[1], 1))
+    fitted = np.linalg.lstsq(np.hstack([pixels.T, ones]), target, rcond=None)[0]
+    points = dict(zip(map(tuple, pixels.T.tolist()), target, strict=True))
+    for i, j in np.ndindex(size, size):
+        row = (i + 0.5) * square.side / size - 0.5 - square.top
+        column = (j + 0.5) * square.side / size - 0.5 - square.left
+        in_image = -0.5 < row < height - 0.5 and -0.5 < column < width - 0.5
+        nearest = (round(row), round(column)) if in_image else (-1, -1)
+        expected = points.get(nearest, np.array([row, column, 1]) @ fitted)
+        assert np.allclose(found[:, i, j], expected, atol=1e-6)
