@@ -3,8 +3,8 @@
 `python -m studies divisions RUN DATA CATEGORY` measures once how far every sample is from every single good sample,
 with the networks of a finished memory bank, or of the two banks of both sensors. The distances to a bank of any good
 samples, all rows kept, are then the smallest of these. Each division draws training, held-out and test samples from
-all good ones, learns the factors of relative distances, sets the threshold as `cmdiad-train` does, and counts what is
-rejected, missed and detected.
+all good ones, learns the factors of relative distances, sets the threshold as `cmdiad-train` does with `--series keep`,
+and counts what is rejected, missed and detected.
 
 Realistic defects on good samples (`cmdiad-train --assess-modalities`) are scored too, so that a choice need not look at
 the defects of the test split. What every division shares: the networks, principal components and the view of the run.

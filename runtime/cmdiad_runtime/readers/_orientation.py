@@ -64,7 +64,7 @@ def stored_orientation(image: Image.Image) -> int:
         ContentError: The EXIF data are damaged.
     """
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation)
+        value = _exif(image).get(ExifTags.Base.Orientation)
     except MemoryError:
         raise
     except Exception as error:  # The kind depends on the damage: SyntaxError, struct.error, ValueError and others.
@@ -73,9 +73,18 @@ def stored_orientation(image: Image.Image) -> int:
     return next((orientation for orientation in _TURNS if orientation == value), 1)
 
 
+def _exif(image: Image.Image) -> Image.Exif:
+    """Return the EXIF data alone. Pillow may have added an orientation of XMP to `getexif` when it opened a file."""
+    if "exif" not in image.info or isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image.getexif()
+    exif = Image.Exif()
+    exif.load(image.info["exif"])
+    return exif
+
+
 def _check_xmp(image: Image.Image, packets: list[str | bytes]) -> None:
     """Raise ContentError if XMP has an orientation, and EXIF has none."""
-    if ExifTags.Base.Orientation in image.getexif():
+    if ExifTags.Base.Orientation in _exif(image):
         return
     for packet in packets:
         text = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else packet

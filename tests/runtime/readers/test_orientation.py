@@ -152,6 +152,17 @@ def test_xmp_alone_is_ambiguous_and_exif_has_priority(tmp_path: Path) -> None:
     assert "an orientation of 6 in XMP" in refusal(read_rgb, tmp_path / "a.tif")
 
 
+def test_xmp_of_a_jpeg_with_other_exif_data_is_ambiguous(tmp_path: Path) -> None:
+    path, fields = tmp_path / "a.jpg", Image.Exif()
+    fields[0x010F] = "camera"
+    Image.fromarray(NOISE).save(path, exif=fields, xmp=xmp(6))
+    assert "an orientation of 6 in XMP" in refusal(read_rgb, path)
+    fields[0x0112] = 3
+    Image.fromarray(NOISE).save(path, exif=fields, xmp=xmp(6), quality=100)
+    stored = np.asarray(Image.open(path))
+    np.testing.assert_array_equal(read_rgb(path), as_shown(stored, 3))
+
+
 def test_exif_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(NOISE).save(path)

@@ -126,7 +126,8 @@ def test_samples_of_one_series_are_left_out_together(data: Path, tmp_path: Path)
             noisy = (image + generator.integers(-2, 3, image.shape)).clip(0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(folder / f"{4 * number + copy}.png")
     reporter = RecordingReporter()
-    fit(tmp_path / "data", None, tiny_recipe("rgb", coreset=1.0, distances="plain"), tmp_path / "run", reporter)
+    recipe = tiny_recipe("rgb", coreset=1.0, distances="plain", series="leave-out")
+    fit(tmp_path / "data", None, recipe, tmp_path / "run", reporter)
     assert [line for line in reporter.lines if "count as 6 series" in line]
 
     run = load_run(tmp_path / "run")

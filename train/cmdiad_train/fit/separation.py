@@ -49,6 +49,8 @@ def not_separated(tampered: Sequence[float], calibration: Calibration) -> str:
         tampered: Deciding scores of tampered copies of held-out samples.
         calibration: Thresholds, and scores of the held-out samples.
     """
+    if not tampered:
+        return "No artificial defect could be shown to the detector, so nothing is known about what it detects."
     rejected = sum(not score <= calibration.score_threshold for score in tampered)  # not a number is never OK
     if rejected >= LEAST_REJECTED * len(tampered):
         return ""

@@ -37,6 +37,7 @@ Hallucination = Literal["none", "f2f", "f2i", "i2f"]
 Loss = Literal["l2", "cosine", "smooth_l1"]
 ImageScore = Literal["reweighted", "max", "patchcore", "thousandth"]
 Distances = Literal["plain", "relative", "auto"]
+Series = Literal["keep", "leave-out"]
 MainBank = Literal["plain", "enhanced"]
 ResidualMap = Literal["none", "cycle"]
 Uncertainty = Literal["none", "bank"]
@@ -51,6 +52,7 @@ _LARGEST = sys.float_info.max
 _LATER: dict[str, object] = {
     "paper": None,
     "distances": "plain",
+    "series": "keep",
     "main_bank": "plain",
     "residual_map": "none",
     "uncertainty": "none",
@@ -160,6 +162,8 @@ class BankRecipe:
         paper: Row of the paper's tables that the whole recipe reproduces (`--paper`), or None.
         distances: Distances that the map shows: "plain" as published, "relative" to the usual distance of good parts
             at the same place of the view, or "auto", see `has_relative_distances`.
+        series: "leave-out" (good samples are scored against banks without the series that they were recorded in) or
+            "keep".
         main_bank: "plain" (a bank of main features and a bank of hallucinated ones) or "enhanced" (one bank of both,
             each feature of the main modality followed by its hallucination).
         residual_map: "none", or "cycle" (a further map: how far the main features are from those that a second network
@@ -180,6 +184,7 @@ class BankRecipe:
     fusion: Literal["standardised", "ocsvm"] = "standardised"
     paper: str | None = None
     distances: Distances = "plain"
+    series: Series = "keep"
     main_bank: MainBank = "plain"
     residual_map: ResidualMap = "none"
     uncertainty: Uncertainty = "none"
@@ -195,6 +200,7 @@ class BankRecipe:
         require_kind("xyz", self.xyz, [XyzExtractor, SurfaceExtractor])
         require_kind("distillation", self.distillation, [Distillation])
         require_one("distances", self.distances, get_args(Distances))
+        require_one("series", self.series, get_args(Series))
         require_one("main_bank", self.main_bank, get_args(MainBank))
         require_one("residual_map", self.residual_map, get_args(ResidualMap))
         require_one("uncertainty", self.uncertainty, get_args(Uncertainty))

@@ -182,6 +182,13 @@ BANKS = option_group(
         "only.  [default: auto, faithful: plain]",
     ),
     click.option(
+        "--series",
+        type=click.Choice(["leave-out", "keep"]),
+        help="Good samples that were recorded in series, such as several images of a part that was not moved: "
+        "leave-out scores each one against banks without its series; keep is for samples that are ordered by kinds of "
+        "parts.  [default: leave-out, faithful: keep]",
+    ),
+    click.option(
         "--fusion",
         type=click.Choice(["standardised", "ocsvm"]),
         help="Weights of the linear fusion.  [default: standardised, faithful: ocsvm]",

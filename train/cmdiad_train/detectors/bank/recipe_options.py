@@ -68,6 +68,7 @@ _PART = (
     "components",
     "image_score",
     "distances",
+    "series",
     "fusion",
     "main_bank",
     "residual_map",
@@ -97,6 +98,7 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
     if own.get("components") == 0:
         own["components"] = None
     own.setdefault("distances", "auto" if options["mode"] == "default" else "plain")
+    own.setdefault("series", "leave-out" if options["mode"] == "default" else "keep")
     rgb = image_extractor_of(within_preset(options, preset), "rgb", part.rgb if preset is None else preset.extractor)
     own |= {
         "rgb": rgb,

@@ -12,7 +12,7 @@ from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.features.compared import Patches
 from cmdiad_train.detectors.bank.features.patches import alone
 from cmdiad_train.detectors.bank.fitting.leaving_out import BanksWithout
-from cmdiad_train.detectors.bank.fitting.series import averaged, in_order, series_of
+from cmdiad_train.detectors.bank.fitting.series import MOST_OF_ALL, averaged, in_order, series_of
 from cmdiad_train.detectors.bank.fitting.usual_distance import UsualDistances
 from cmdiad_train.detectors.bank.fusion import fusion_weights
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
@@ -21,7 +21,7 @@ from cmdiad_train.detectors.family import FitContext, as_tensors
 from cmdiad_train.recipe import bank_part, has_relative_distances
 from cmdiad_train.runs.tensors import load_tensors, save_tensors
 
-LEFT_OUT = "held-out-distances"
+LEFT_OUT = "left-out-distances"  # Not "held-out-": earlier versions did not leave series out.
 """Folder of a run with the distances of training samples that were held out so far; deleted at the end."""
 
 Compared = tuple[Tensor, Tensor]
@@ -40,7 +40,7 @@ def calibrate_fusion(
 ) -> tuple[list[float], list[float], bool]:
     """Set fusion weights and factors of a detector, and return fused scores and map maxima of good samples.
 
-    The third result is True if samples were recorded in series.
+    The third result is True if samples were recorded in series, and each was scored without its whole series.
 
     The samples are the held-out ones and the training samples, each of these scored against banks that were made
     without it. The factors of relative distances are learnt from the training samples. The map of a training sample
@@ -55,7 +55,7 @@ def calibrate_fusion(
             inspection mask does not ignore, which make up the banks.
     """
     held_out = _held_out_patches(context, detector)
-    owners = _owners(context, patches[0], held_out)
+    owners, leaves_series_out = _owners(context, patches[0], held_out)
     trained, of_series = _without_own_rows(context, detector, banks, patches, held_out, owners)
     scored = []
     for i, (files, sample) in enumerate(zip(context.held_out, held_out, strict=True)):
@@ -70,7 +70,7 @@ def calibrate_fusion(
     detector.map_weights = fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]), context.recipe)
     scores = [float((detector.score_weights * s).sum()) for s, _ in scored]
     peaks = [float((detector.map_weights[:, None, None] * m).sum(0).max()) for _, m in scored]
-    return scores, peaks, len({*owners}) < len(owners) // context.preprocessing.parts
+    return scores, peaks, leaves_series_out
 
 
 def as_held_out(trained: Sequence[Scored], held_out: Sequence[Scored]) -> list[Scored]:
@@ -115,8 +115,11 @@ def _against_own_rows(context: FitContext, detector: Detector, patches: Sequence
 
 def _owners(
     context: FitContext, trained: Sequence[Sequence[Patches]], held_out: Sequence[Sequence[Patches]]
-) -> list[int]:
+) -> tuple[list[int], bool]:
     """Return for each training and held-out sample the number of the picture, or of the series of pictures, it is of.
+
+    The second result is True if whole series were found. Samples of `--calibration` are another recording, and
+    have numbers that no other sample has.
 
     Args:
         context: The training.
@@ -126,16 +129,23 @@ def _owners(
     mains, parts = len(context.recipe.mains), context.preprocessing.parts
     samples = [*zip(*trained[:mains], strict=True), *(sample[:mains] for sample in held_out)]
     pictures = [[p for sample in samples[i : i + parts] for p in sample] for i in range(0, len(samples), parts)]
-    names = [files.name for files in (*context.train, *context.held_out)][::parts]
-    order = in_order(names)
-    numbers = series_of(torch.stack([averaged(pictures[i]) for i in order]))
-    of_picture = dict(zip(order, numbers, strict=True))
-    if len({*numbers}) < len(numbers):
+    files = [*context.train, *context.held_out][::parts]
+    owners = list(range(len(pictures)))
+    if bank_part(context.recipe).series == "keep":
+        return [owners[i // parts] for i in range(len(samples))], False
+    own = [i for i, file in enumerate(files) if not file.session]
+    order = [own[i] for i in in_order([files[i].name for i in own])]
+    longest = min(len(order) // MOST_OF_ALL, len(context.train) // parts // 2)
+    recorded = series_of(torch.stack([averaged(pictures[i]) for i in order]), longest)
+    if recorded.found:
+        for picture, number in zip(order, recorded.numbers, strict=True):
+            owners[picture] = len(pictures) + number
         context.reporter.say(
-            f"note: many of the {len(numbers)} good samples resemble the one recorded next to them most, so they count "
-            f"as {len({*numbers})} series. Each sample is compared with the other series only."
+            f"note: many of the {len(order)} good samples resemble those recorded next to them most, so they count as "
+            f"{recorded.count} series, and each one is compared with the other series only. If these are different "
+            "kinds of parts instead, the threshold is too high: use --series keep."
         )
-    return [of_picture[i // parts] for i in range(len(samples))]
+    return [owners[i // parts] for i in range(len(samples))], recorded.found and not recorded.divided
 
 
 def _without_own_rows(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -23,35 +24,63 @@ LEAST_SHARE = 0.25
 """Least share of samples that resemble their neighbour most, for a series to matter."""
 MOST_OF_ALL = 5
 """A series has at most one fifth of the samples; a longer one is divided, so that a bank remains."""
+_NEIGHBOURS = (1, 3)  # samples before and after one that count as its neighbours: those of a short and of a long series
 _BLOCK = 4  # cells of the grid that are averaged along each side
-_NEAR = 8  # samples before and after one that may belong to its series
 
 
-def series_of(features: Tensor) -> list[int]:
-    """Return the number of the series of each sample; without series every sample has a different number.
+@dataclass(frozen=True)
+class Recorded:
+    """Series in which samples were recorded.
 
-    Without an order of recording, the most similar other sample is a neighbour with the probability 2/(n-1). Two
-    neighbours belong to one series if they are more similar than a sample usually is to the most similar one of those
-    recorded at another time.
+    Attributes:
+        numbers: Number of the series of each sample; without series every sample has a different number.
+        divided: True if a series was too long and divided, so that near copies are in different series.
+    """
+
+    numbers: list[int]
+    divided: bool = False
+
+    @property
+    def count(self) -> int:
+        """Return the number of series, those of one sample included."""
+        return len({*self.numbers})
+
+    @property
+    def found(self) -> bool:
+        """Return True if there are series of several samples."""
+        return self.count < len(self.numbers)
+
+
+def series_of(features: Tensor, longest: int) -> Recorded:
+    """Return the series of samples.
+
+    Without an order of recording, the most similar other sample is one of the k samples before and after with the
+    probability 2k/(n-1). Two neighbours belong to one series if they are more similar than a sample usually is to the
+    most similar one of those recorded at another time.
 
     Args:
         features: One vector for each sample, float32 `[n, C]`, in the order of recording.
+        longest: Largest number of samples of a series; a longer one is divided.
     """
     count = len(features)
-    if count < 3:
-        return list(range(count))
+    alone = Recorded(list(range(count)))
+    if longest <= 1 or count <= 2 * longest:
+        return alone
     distances = torch.cdist(features, features).fill_diagonal_(torch.inf)
     index = torch.arange(count)
     apart = (index[:, None] - index).abs()
-    neighbours = int((apart[index, distances.argmin(1)] == 1).sum())
-    by_chance = binom.sf(neighbours - 1, count, 2 / (count - 1))
-    if by_chance > MOST_CHANCE or neighbours < LEAST_SHARE * count:
-        return list(range(count))
-    others = distances.masked_fill(apart <= _NEAR, torch.inf).amin(1)
-    others = others[others.isfinite()]
-    usual = float(others.median()) if len(others) else float("inf")
+    nearest = apart[index, distances.argmin(1)]
+    if not any(_is_ordered(int((nearest <= near).sum()), count, near) for near in _NEIGHBOURS):
+        return alone
+    usual = float(distances.masked_fill(apart <= longest, torch.inf).amin(1).median())
     cut = distances[index[:-1], index[1:]] >= usual
-    return _divided([0, *cut.cumsum(0).tolist()], max(1, count // MOST_OF_ALL))
+    return _divided([0, *cut.cumsum(0).tolist()], longest)
+
+
+def _is_ordered(neighbours: int, count: int, near: int) -> bool:
+    """Return True if more samples than by chance are most similar to one of the `near` samples before and after."""
+    by_chance = binom.sf(neighbours - 1, count, min(1.0, 2 * near / (count - 1)))
+    return bool(by_chance <= MOST_CHANCE and neighbours >= LEAST_SHARE * count)
 
 
 def in_order(names: Sequence[str]) -> list[int]:
@@ -72,10 +101,10 @@ def averaged(patches: Sequence[Patches]) -> Tensor:
     return torch.cat(vectors)
 
 
-def _divided(series: Sequence[int], longest: int) -> list[int]:
+def _divided(series: Sequence[int], longest: int) -> Recorded:
     """Return the series with those that have more than `longest` samples divided evenly, numbered from 0."""
-    pieces = []
-    for _, group in groupby(series):
-        samples = np.arange(len(list(group)))
-        pieces += [len(piece) for piece in np.array_split(samples, -(-len(samples) // longest))]
-    return np.repeat(np.arange(len(pieces)), pieces).tolist()
+    pieces: list[int] = []
+    lengths = [len(list(group)) for _, group in groupby(series)]
+    for length in lengths:
+        pieces += [len(piece) for piece in np.array_split(np.arange(length), -(-length // longest))]
+    return Recorded(np.repeat(np.arange(len(pieces)), pieces).tolist(), divided=len(pieces) > len(lengths))
