@@ -249,5 +249,5 @@ def common_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in names if options.get(name) is not None}
 
 
-DEFAULT_RECIPE = Recipe(BankRecipe())
+DEFAULT_RECIPE = Recipe(BankRecipe(distances="auto", series="leave-out"))
 PUBLISHED_RECIPE = Recipe(PUBLISHED_BANK, size=224, view="sensor", verdict="image")

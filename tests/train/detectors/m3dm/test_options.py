@@ -34,7 +34,7 @@ def recipe(*arguments: object) -> Recipe:
 def test_the_defaults_need_no_download() -> None:
     chosen = recipe("--modality", "both")
     assert (chosen.size, chosen.verdict, chosen.view) == (320, "map", "auto")
-    assert chosen.detector == M3dmRecipe()
+    assert chosen.detector == M3dmRecipe(series="leave-out")
     (line,) = remarks(options("--modality", "both"), chosen)
     assert line.startswith("Extractor: small (resnet10t, shipped with cmdiad)")
     assert "m3dm" not in CHOSEN_FROM

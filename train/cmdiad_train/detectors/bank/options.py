@@ -185,8 +185,8 @@ BANKS = option_group(
         "--series",
         type=click.Choice(["leave-out", "keep"]),
         help="Good samples that were recorded in series, such as several images of a part that was not moved: "
-        "leave-out scores each one against banks without its series; keep is for samples that are ordered by kinds of "
-        "parts.  [default: leave-out, faithful: keep]",
+        "leave-out scores a sample against banks without the whole series, keep leaves out the sample alone. Samples "
+        "that are ordered by kinds of parts need keep.  [default: leave-out, faithful: keep]",
     ),
     click.option(
         "--fusion",

@@ -97,8 +97,6 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
     own: dict[str, Any] = {name: options[name] for name in _PART if options[name] is not None}
     if own.get("components") == 0:
         own["components"] = None
-    own.setdefault("distances", "auto" if options["mode"] == "default" else "plain")
-    own.setdefault("series", "leave-out" if options["mode"] == "default" else "keep")
     rgb = image_extractor_of(within_preset(options, preset), "rgb", part.rgb if preset is None else preset.extractor)
     own |= {
         "rgb": rgb,
