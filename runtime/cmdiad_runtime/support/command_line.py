@@ -235,8 +235,12 @@ def run_command(command: click.Command, prog_name: str, arguments: Sequence[str]
         SystemExit: Always, with the exit code.
     """
     occupy_standard_streams()
-    with ending_signals() as ending:
-        code = _run(command, prog_name, arguments, ending)
+    ending = EndingSignal()
+    try:
+        with ending_signals() as ending:
+            code = _run(command, prog_name, arguments, ending)
+    except KeyboardInterrupt:  # received after `_run`, while the handlers of before were restored
+        code = _interrupted(ending)
     sys.exit(code)
 
 

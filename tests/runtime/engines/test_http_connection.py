@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -18,6 +19,22 @@ SHORT_S = 0.3
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-Part: 7\r\n\r\nyes"
 
 
+def request_came(connection: socket.socket) -> bool:
+    """Read one request, however many pieces it comes in; return False if the connection ended."""
+    received = b""
+    while not (head := re.search(rb"\r\n\r\n", received)):
+        if not (piece := connection.recv(1 << 16)):
+            return False
+        received += piece
+    length = re.search(rb"(?i)content-length: (\d+)", received[: head.end()])
+    missing = head.end() + (int(length[1]) if length else 0) - len(received)
+    while missing > 0:
+        if not (piece := connection.recv(missing)):
+            return False
+        missing -= len(piece)
+    return True
+
+
 @contextmanager
 def answering(*pieces: bytes | float) -> Iterator[int]:
     """A server that waits for a request, then sends pieces, waits seconds, and keeps the connection open."""
@@ -26,7 +43,7 @@ def answering(*pieces: bytes | float) -> Iterator[int]:
     def serve() -> None:
         connection, _ = listener.accept()
         with connection, suppress(ConnectionError):
-            while connection.recv(1 << 16):
+            while request_came(connection):
                 for piece in pieces:
                     if isinstance(piece, float):
                         ended.wait(piece)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import click
@@ -12,7 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.support import command_line
 from cmdiad_runtime.support.command_line import CommandGroup, GroupedCommand, option_group, run_command
+from cmdiad_runtime.support.signals import EndingSignal
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +85,22 @@ def test_interruption_ends_with_130(
 ) -> None:
     assert _end(monkeypatch, _raiser(error)) == 130
     assert capsys.readouterr().err.strip() == "interrupted"
+
+
+def test_signal_after_the_work_ends_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def late() -> Iterator[EndingSignal]:
+        ending = EndingSignal()
+        yield ending
+        ending.receive(signal.SIGTERM, None)  # as while the handlers are restored
+
+    monkeypatch.setattr(command_line, "ending_signals", late)
+    with pytest.raises(SystemExit) as ended:
+        run_command(click.Command("work", callback=lambda: None), "work", [])
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == "interrupted by SIGTERM\n"
 
 
 @pytest.mark.parametrize(
