@@ -127,12 +127,13 @@ def _owners(
         held_out: Patch features of the held-out samples, by sample and scorer.
     """
     mains, parts = len(context.recipe.mains), context.preprocessing.parts
+    count = len(context.train) + len(context.held_out)
+    if bank_part(context.recipe).series == "keep":
+        return [i // parts for i in range(count)], False
     samples = [*zip(*trained[:mains], strict=True), *(sample[:mains] for sample in held_out)]
-    pictures = [[p for sample in samples[i : i + parts] for p in sample] for i in range(0, len(samples), parts)]
+    pictures = [[p for sample in samples[i : i + parts] for p in sample] for i in range(0, count, parts)]
     files = [*context.train, *context.held_out][::parts]
     owners = list(range(len(pictures)))
-    if bank_part(context.recipe).series == "keep":
-        return [owners[i // parts] for i in range(len(samples))], False
     own = [i for i, file in enumerate(files) if not file.session]
     order = [own[i] for i in in_order([files[i].name for i in own])]
     longest = min(len(order) // MOST_OF_ALL, len(context.train) // parts // 2)
@@ -145,7 +146,7 @@ def _owners(
             f"{recorded.count} series, and each one is compared with the other series only. If these are different "
             "kinds of parts instead, the threshold is too high: use --series keep."
         )
-    return [owners[i // parts] for i in range(len(samples))], recorded.found and not recorded.divided
+    return [owners[i // parts] for i in range(count)], recorded.found and not recorded.divided
 
 
 def _without_own_rows(
@@ -172,7 +173,8 @@ def _without_own_rows(
         Results of the training samples, and by number those of the held-out samples that share an owner with some.
     """
     count = len(context.train)
-    sharing = [i for i in range(len(held_out)) if owners[count + i] in owners[:count]]
+    of_training = {*owners[:count]}
+    sharing = [i for i in range(len(held_out)) if owners[count + i] in of_training]
     numbers = [*range(count), *(count + i for i in sharing)]
     chosen = load_chosen(context.run)
     by_bank: list[list[Scored]] = []

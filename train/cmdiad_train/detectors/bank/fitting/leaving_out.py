@@ -48,10 +48,17 @@ class BanksWithout:
         self._owners = torch.tensor(owners).repeat_interleave(counts)
         self._rows = (bank_rows(patches, recipe) - bank.mean) / bank.std
         self._selections: SelectionsWithout | None = None
+        self._made: tuple[int, MemoryBank] | None = None
         self._device = device
 
     def without(self, owner: int) -> MemoryBank:
-        """Return the bank as if the samples of an owner did not exist."""
+        """Return the bank as if the samples of an owner did not exist; the same bank again for the same owner."""
+        if self._made is None or self._made[0] != owner:
+            self._made = None  # Frees the bank of the owner before.
+            self._made = owner, self._made_without(owner)
+        return self._made[1]
+
+    def _made_without(self, owner: int) -> MemoryBank:
         others = self._owners != owner
         count = bank_size(int(others.sum()), self._recipe)
         if count == int(others.sum()):
