@@ -1,4 +1,4 @@
-"""The digest of the program in kept results: what changes it, and what does not."""
+"""Test which changes of the programs change the digest of kept results, and which kept result is used."""
 
 from __future__ import annotations
 

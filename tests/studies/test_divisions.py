@@ -46,7 +46,7 @@ def scorer() -> BankScorer:
 
 
 def measured(*banks: Distances) -> Measured:
-    """The distances of several banks, whose views are the image of the sensor."""
+    """Return the distances of several banks. Their maps need no resampling: each view is the image of the sensor."""
     placement = Placement(PaddedSquare(24, 24, 0, 0, 24))
     return Measured(banks, tuple(scorer() for _ in banks), (placement,) * len(banks[0].defects))
 

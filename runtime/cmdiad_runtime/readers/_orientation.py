@@ -21,7 +21,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns the stored pixels upright, by orientation. Pillow's angles are counterclockwise."""
+"""Operation that turns the stored pixels upright, for each orientation. Pillow rotates counterclockwise."""
 _XMP_KEYS = ("XML:com.adobe.xmp", "xmp")
 _XMP_TURNED = re.compile(r"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([2-8])")
 

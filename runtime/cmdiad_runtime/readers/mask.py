@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import BmpImagePlugin, ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from cmdiad_runtime.readers._files import (
     PNG_HEADER_BYTES,
@@ -31,8 +31,6 @@ from cmdiad_runtime.sample import Mask
 _EXPECTED = "a mask of the defect: white (or one colour) on black, as PNG, JPEG, BMP or TIFF"
 _AGAIN = "save the mask as an 8-bit grey PNG with 255 on the defect and 0 elsewhere"
 _BMP, _TIFF = b"BM", (b"II", b"MM")
-_ORIENTATION = 274
-"""Tag of TIFF, which only Pillow applies."""
 _MOST_LABELS = 32
 """Whole numbers up to this are labels of defects or instances, not grey levels."""
 _MOST_BETWEEN = 0.05
@@ -125,8 +123,8 @@ def _read_raw_tiff(path: FilePath, file: BinaryIO) -> npt.NDArray[np.float32] | 
             return None
         if page.extrasamples or len(page.shape) not in (2, 3) or page.dtype is None:
             return None
-        if page.tags.valueof(_ORIENTATION, default=1) != 1:
-            return None
+        if page.tags.valueof(ExifTags.Base.Orientation, default=1) != 1:
+            return None  # Only Pillow turns images upright.
         check_size(path, page.shape[0], page.shape[1])
         if sum(page.databytecounts) < page.nbytes:
             raise EOFError("strips without data")

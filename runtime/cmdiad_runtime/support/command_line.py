@@ -239,7 +239,7 @@ def run_command(command: click.Command, prog_name: str, arguments: Sequence[str]
     try:
         with ending_signals() as ending:
             code = _run(command, prog_name, arguments, ending)
-    except KeyboardInterrupt:  # received after `_run`, while the handlers of before were restored
+    except KeyboardInterrupt:  # received after `_run`, while the earlier handlers were restored
         code = _interrupted(ending)
     sys.exit(code)
 

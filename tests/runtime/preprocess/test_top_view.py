@@ -207,7 +207,7 @@ def test_colours_of_points_are_never_background():
 
 
 def drawn_plainly(cloud, values, pose, size, side):
-    """The drawing of `draw_top_view` over the whole view with SciPy's filters, without shortcuts."""
+    """Draw the image of `draw_top_view` with SciPy's filters over the whole view, also where no part is."""
     pitch, target = side / size, top_pixels(cloud, pose, size=size, side=side)
     cell, height = np.rint(target).astype(int), cloud.position[:, 2]
     seen = np.all((cell >= 0) & (cell < size), axis=1)

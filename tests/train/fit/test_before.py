@@ -1,4 +1,4 @@
-"""What a training reports before its work."""
+"""Test the warning before a training that too few held-out samples support the false-reject rate."""
 
 from __future__ import annotations
 

@@ -187,10 +187,10 @@ def _note_kinds_of_names(arrangement: _Arrangement) -> None:
     """Note that all loose samples are taken for good ones, if their names begin with a few different words."""
     for group in arrangement.groups:
         if group.defect == GOOD and group.stems is None:
-            words = Counter(re.findall(r"^[^\W\d_]*", stem.lower())[0] for stem in _stems(group.folder))
+            stems = _stems(group.folder)
+            words = Counter(re.findall(r"^[^\W\d_]*", stem.lower())[0] or "a number" for stem in stems)
             if 1 < len(words) <= _MOST_KINDS:
-                beginnings = [(word or "a number", count) for word, count in words.most_common()]
-                listed = ", ".join(f"{beginning} ({count})" for beginning, count in beginnings)
+                listed = ", ".join(f"{word} ({count})" for word, count in words.most_common())
                 arrangement.notes.append(f"all samples are taken for good ones; their names begin with {listed}")
 
 
