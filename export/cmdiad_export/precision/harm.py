@@ -37,17 +37,17 @@ def harm_of_each(
     Harm is the largest change over the samples of a score or a map value, as a fraction of the fp32 graph's score or
     largest map value.
     """
-    reference = [_results(model, sample) for sample in samples]
+    reference = _results(model, samples)
     harm = {}
     for product in candidates:
-        alone = quantised(model, [product])
-        results = (_results(alone, sample) for sample in samples)
+        results = _results(quantised(model, [product]), samples)
         harm[product.node] = max(_harm(*pair) for pair in zip(results, reference, strict=True))
     return harm
 
 
-def _results(model: ir.Model, sample: Arrays) -> list[npt.NDArray[Any]]:
-    return session_showing(model, ()).run([output.name for output in model.graph.outputs], dict(sample))
+def _results(model: ir.Model, samples: Sequence[Arrays]) -> list[list[npt.NDArray[Any]]]:
+    session, names = session_showing(model, ()), [output.name for output in model.graph.outputs]
+    return [session.run(names, dict(sample)) for sample in samples]
 
 
 def _harm(results: list[npt.NDArray[Any]], reference: list[npt.NDArray[Any]]) -> float:

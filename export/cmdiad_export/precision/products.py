@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from cmdiad_export.graph.passes.name_by_module import module_of
+from cmdiad_export.graph.storage import save_graph
 from cmdiad_export.precision.levels import Level, is_within
 from cmdiad_runtime.errors import CertificateError
 from cmdiad_train.detectors.family import TrainedDetector
@@ -135,5 +138,7 @@ def session_showing(model: ir.Model, names: Collection[str]) -> Any:
     # fp8, which changes results.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    content = ir.to_proto(shown).SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    with TemporaryDirectory(prefix="cmdiad-graph-", ignore_cleanup_errors=True) as folder:
+        file = Path(folder) / "graph.onnx"
+        save_graph(shown, file)  # A large graph in memory would be there twice more: as text and as parsed.
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
