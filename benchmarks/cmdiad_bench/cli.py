@@ -356,7 +356,7 @@ def _print_latency(result: dict[str, Any]) -> None:
     for name, row in {"total": result["total_ms"], **result["stages_ms"], **intervals}.items():
         click.echo(f"{name:<12}" + "".join(f"{row[c]:9.2f}" for c in columns))
     waiting = " and the wait for the engine" if result["pipeline"] else ""
-    click.echo(f"total = decode + preprocess + engine{waiting}: the time until the verdict")
+    click.echo(f"total = decode + preprocess + engine + map{waiting}: the time until the verdict")
     click.echo(f"{result['per_second']:.2f} samples per second")
     takt = result["takt"]
     if takt is not None:
