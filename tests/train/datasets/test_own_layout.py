@@ -183,6 +183,14 @@ def test_a_link_to_a_folder_of_samples_is_no_unused_file(tmp_path: Path) -> None
     assert skipped_text(tmp_path / "data") == ""
 
 
+def test_a_file_is_no_data_set(tmp_path: Path) -> None:
+    fill(tmp_path, "OK/1.png")
+    with pytest.raises(RunError, match=r"1.png: found a file\. .*Pass its folder"):
+        open_category(tmp_path / "OK/1.png", None)
+    with pytest.raises(RunError, match="found no such folder"):
+        open_category(tmp_path / "NOK", None)
+
+
 def test_no_folder_of_loose_pictures_is_advised(tmp_path: Path) -> None:
     fill(tmp_path, "shift_1/1.png", "shift_2/2.png")
     with pytest.raises(RunError) as refused:
