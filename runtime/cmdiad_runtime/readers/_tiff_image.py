@@ -86,8 +86,8 @@ def check_byte_order(header: bytes) -> None:
         header: First bytes of an image or a mask.
     """
     if header.startswith(_BIG_ENDIAN_BIGTIFF):
-        found = "an image in a BigTIFF file in big-endian order, which Pillow cannot read"
-        raise ContentError(found, "save the file in little-endian order")
+        problem = "an image in a BigTIFF file in big-endian order, which Pillow cannot read"
+        raise ContentError(problem, "save the file in little-endian order")
 
 
 def _check_bits(directory: Directory, required: int) -> None:

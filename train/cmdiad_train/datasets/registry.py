@@ -92,8 +92,8 @@ def find_categories(root: Path) -> list[Category]:
     """
     root = Path(root)
     if not root.is_dir():
-        found, action = ("a file", "Pass its folder") if root.exists() else ("no such folder", "Check DATA")
-        raise RunError(root, found=found, expected="a data set", action=action)
+        problem, action = ("a file", "Pass its folder") if root.exists() else ("no such folder", "Check DATA")
+        raise RunError(root, found=problem, expected="a data set", action=action)
     categories = []
     for place in subfolders(root):
         layout = _layout_of(place, own=False)
