@@ -275,7 +275,8 @@ def paper(
     """Train the rows of the paper's tables on DATA and print the published figures next to the measured ones.
 
     Repeat the command to resume: rows that are finished with the same recipe, data and version of cmdiad are not
-    trained again. A row that fails is named in the table, and the exit code is 7.
+    trained again. A row that fails is named in the table, and the exit code is 7. The traceback of an unforeseen
+    error is in a file that the row names.
     """
     from cmdiad_bench.paper.published import PUBLISHED
     from cmdiad_bench.paper.rows import PaperOptions, measure_rows
@@ -288,9 +289,11 @@ def paper(
         if row not in PUBLISHED:
             raise click.UsageError(f"--row {row!r} is not one of {', '.join(PUBLISHED)}.")
     chosen = {"rows": rows} if rows else {}
-    options = PaperOptions(**chosen, categories=categories, settings=parse_settings(settings), machine=Machine(device))
+    machine = Machine(device)
+    options = PaperOptions(**chosen, categories=categories, settings=parse_settings(settings), machine=machine)
     for one in find_categories(data):
         one.require_outside(out, "a folder outside of the samples")
+    machine.torch_device()  # A device that does not exist is one error, not a failure of every row.
     make_folder(out, expected="a writable folder for the table", action="choose another --out")
     reporter = TerminalReporter()
     table = make_table(measure_rows(data, out, options, reporter), options.departures)
@@ -353,7 +356,7 @@ def _print_latency(result: dict[str, Any]) -> None:
     for name, row in {"total": result["total_ms"], **result["stages_ms"], **intervals}.items():
         click.echo(f"{name:<12}" + "".join(f"{row[c]:9.2f}" for c in columns))
     waiting = " and the wait for the engine" if result["pipeline"] else ""
-    click.echo(f"total = decode + preprocess + engine{waiting}: the time until the verdict")
+    click.echo(f"total = decode + preprocess + engine + map{waiting}: the time until the verdict")
     click.echo(f"{result['per_second']:.2f} samples per second")
     takt = result["takt"]
     if takt is not None:

@@ -26,7 +26,7 @@ from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import LeftOut
 from cmdiad_train.datasets.left_out import describe as describe_left_out
 
-STAGES = ("decode", "preprocess", "engine", "post")
+STAGES = ("decode", "preprocess", "engine", "map", "post")
 PERCENTILES = (50, 90, 95, 99)
 TAKT_PERCENTILE = 99
 WARM_UP = 5
@@ -61,9 +61,9 @@ def measure_latency(
 
     Files that cannot be read or inspected are left out of the times, and `not_inspected` has their reasons.
 
-    One at a time, the total is decode + preprocess + engine: the time until the verdict. `post`, the drawing of the
-    overlay, comes after the verdict. Pipelined, the total includes the wait for the engine, and `interval` is the time
-    from one verdict to the next.
+    One at a time, the total is decode + preprocess + engine + map: the time until the verdict. `post`, the drawing of
+    the overlay, comes after the verdict. Pipelined, the total includes the wait for the engine, and `interval` is the
+    time from one verdict to the next.
 
     Args:
         inspector: Open bundle.

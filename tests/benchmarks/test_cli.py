@@ -19,6 +19,7 @@ from cmdiad_train.synthesis import dataset as synthesis
 from helpers import assert_refused, command, python, sample_files, truncate
 
 Cached = Callable[..., Path]
+STAGES = ("decode", "preprocess", "engine", "map", "post")
 LATENCY = {"runs", "ended_by", "files", "pipeline", "total_ms", "stages_ms", "interval_ms", "per_second", "takt"}
 COLUMNS = {"mean", "p50", "p90", "p95", "p99", "max"}
 MACHINE = {"processor", "cores", "clocks_mhz", "load_1min", "gpus", "python", "versions"}
@@ -35,15 +36,15 @@ def test_latency_of_named_inputs(data: Path, exported: Cached, tmp_path: Path, m
     assert set(figures) == DESCRIPTION | LATENCY | {"not_inspected"}
     assert (figures["runs"], figures["files"]) == (3, 5)
     assert (figures["modality"], figures["hallucination"], figures["precision"]) == (modality, "none", "fp16")
-    assert set(figures["stages_ms"]) == {"decode", "preprocess", "engine", "post"}
+    assert set(figures["stages_ms"]) == {*STAGES}
     for row in (figures["total_ms"], *figures["stages_ms"].values()):
         assert set(row) == COLUMNS
         assert 0 < row["p50"] <= row["p90"] <= row["p95"] <= row["p99"] <= row["max"]
-    without_overlay = sum(figures["stages_ms"][stage]["mean"] for stage in ("decode", "preprocess", "engine"))
+    without_overlay = sum(figures["stages_ms"][stage]["mean"] for stage in STAGES[:-1])
     assert figures["total_ms"]["mean"] == pytest.approx(without_overlay, abs=0.01)
     assert set(figures["machine"]) == MACHINE
     table = ended.out.splitlines()
-    assert [line.split()[0] for line in table[2:7]] == ["total", "decode", "preprocess", "engine", "post"]
+    assert [line.split()[0] for line in table[2:8]] == ["total", *STAGES]
     assert float(table[-1].split()[0]) == pytest.approx(figures["per_second"], abs=0.01)
 
 

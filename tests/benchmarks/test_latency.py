@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cmdiad_bench.latency import STAGES, WARM_UP, LatencyOptions, judge_takt, me
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.inputs import list_inputs
 from cmdiad_runtime.inspection.inspector import Inspector
+from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.support.reporter import SILENT
 from helpers import RecordingReporter, sample_files, truncate
 
@@ -54,7 +56,7 @@ def test_both_ways_count_alike(data: Path, exported: Cached, pipeline: bool) -> 
     assert [done for _, done, _ in recorder.steps] == list(range(1, 8))
     assert (figures["runs"], figures["ended_by"], figures["pipeline"]) == (7, "runs", pipeline)
     assert set(figures["stages_ms"]) == set(STAGES)
-    parts = sum(figures["stages_ms"][stage]["mean"] for stage in ("decode", "preprocess", "engine"))
+    parts = sum(figures["stages_ms"][stage]["mean"] for stage in ("decode", "preprocess", "engine", "map"))
     if pipeline:
         assert figures["total_ms"]["mean"] > parts
         assert figures["interval_ms"]["mean"] == pytest.approx(1e3 / figures["per_second"], rel=0.5)
@@ -64,6 +66,24 @@ def test_both_ways_count_alike(data: Path, exported: Cached, pipeline: bool) -> 
     assert figures["takt"]["passed"] and figures["takt"]["late"] == 0
     assert figures["per_second"] > 0
     assert not [t for t in threading.enumerate() if t.name.startswith("cmdiad-prepare")]
+
+
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_moving_the_map_over_the_sensor_is_a_stage_of_the_total(
+    data: Path, exported: Cached, monkeypatch: pytest.MonkeyPatch, pipeline: bool
+) -> None:
+    to_sensor = Prepared.to_sensor
+
+    def slowly(self: Prepared, anomaly_map: np.ndarray) -> np.ndarray:
+        time.sleep(0.05)
+        return to_sensor(self, anomaly_map)
+
+    monkeypatch.setattr(Prepared, "to_sensor", slowly)
+    files = list_inputs([data / "gear" / "test"], "rgb")
+    with Inspector.open(exported("rgb")) as inspector:
+        figures = measure_latency(inspector, files, LatencyOptions(runs=3, seconds=600, pipeline=pipeline), SILENT)
+    assert figures["stages_ms"]["map"]["p50"] >= 50
+    assert figures["total_ms"]["p50"] >= 50 + figures["stages_ms"]["engine"]["p50"]
 
 
 @pytest.mark.parametrize("pipeline", [False, True])

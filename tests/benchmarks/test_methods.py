@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,6 +127,51 @@ def test_a_method_without_a_bundle_keeps_the_figures_of_the_detector(
     assert (row["exported"], row["MB"]) == ("no", "–")
 
 
+def fail_for(families: set[str], error: BaseException) -> Any:
+    def training(root: Path, category: str, recipe: Any, *_: object) -> None:
+        raise error if recipe.family in families else RunError("training", found="no error of a program", action="None")
+
+    return training
+
+
+def test_an_unforeseen_error_is_the_failure_of_one_method(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "methods"
+    chosen = ("--family", "cfm", "--family", "dsr3d", "--modality", "both")
+    monkeypatch.setattr(measure, "fit", fail_for({"cfm"}, ValueError("shapes (3,)\nand (4,) differ")))
+    ended = compare(data, out, *chosen)
+    assert ended.code == 7 and "Traceback" not in ended.err
+    file = out / "failures/cfm-both-gear-seed0.txt"
+    text = f"failed. Unforeseen error: ValueError: shapes (3,) and (4,) differ. The traceback is in {file}."
+    assert f"cfm-both, gear, seed 0: {text}" in ended.err
+    assert f"cfm-both, gear: {text}" in (out / "methods.md").read_text()
+    assert file.read_text().startswith("Traceback") and "in training" in file.read_text()
+    assert "dsr3d-both, gear: failed. training: found no error of a program" in (out / "methods.md").read_text()
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    monkeypatch.setattr(measure, "_Measurement", lambda *_: SimpleNamespace(result=result))
+    assert compare(data, out, *chosen).code == 0
+    assert not file.exists()
+
+
+def test_a_traceback_that_cannot_be_written_stops_no_other_method(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods/failures").write_text("a file")
+    monkeypatch.setattr(measure, "fit", fail_for({"cfm", "dsr3d"}, OSError(28, "No space left on device")))
+    ended = compare(data, tmp_path / "methods", "--family", "cfm", "--family", "dsr3d", "--modality", "both")
+    assert ended.code == 7
+    assert ended.err.count("No space left on device. The traceback cannot be written: ") == 2
+
+
+def test_an_interruption_ends_the_comparison(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = ("--family", "cfm", "--family", "dsr3d", "--modality", "both")
+    monkeypatch.setattr(measure, "fit", fail_for({"cfm"}, KeyboardInterrupt()))
+    assert compare(data, tmp_path / "methods", *chosen).code == 130
+    assert not (tmp_path / "methods/methods.json").exists()
+
+
 def test_tables_show_means_defects_failures_and_published_figures(methods: list[Method]) -> None:
     results: dict[str, Any] = {method.name: {name: {0: result()} for name in CLASSES} for method in methods}
     results["patchcore-xyz"]["foam"] = {0: {"failed": "no | disk"}}
@@ -170,7 +216,10 @@ def test_published_means_are_those_of_the_classes() -> None:
         (("--set", "seed=1", "--seed", 2), "--seed and --set seed=N exclude each other"),
         (("--set", "cfm.seed=1", "--seed", 2), "--seed and --set seed=N exclude each other"),
         (("--seed", -1), "Invalid value for '--seed'"),
-        (("--set", "epoch=1"), "No such option"),
+        (("--set", "epoch=1"), "Error: Invalid value for '--set': epoch=1: No such option"),
+        (("--set", "cfm.patience=x"), "Error: Invalid value for '--set': cfm.patience=x: 'x' is not a valid"),
+        (("--set", "variant=rd", "--set", "seed=x"), "Error: Invalid value for '--set': seed=x: 'x' is not a valid"),
+        (("--family", "cfm", "--set", "cfm.geometry=depth"), "'--set': cfm.geometry=depth: --geometry is an option of"),
         (("--set", "crystal.epochs=1"), "'crystal' is not one of bank"),
         *((("--set", f"{name}=x"), "is no setting of a comparison") for name in ("modality", "bank.family", "mask")),
     ],
@@ -179,6 +228,7 @@ def test_wrong_command_lines(data: Path, tmp_path: Path, options: tuple[str, ...
     ended = compare(data, tmp_path / "methods", *options)
     assert ended.code == 2
     assert words in " ".join(ended.err.split())
+    assert "cmdiad-train" not in ended.err
     assert not (tmp_path / "methods").exists()
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from cmdiad_bench.cli import cli
 from cmdiad_bench.paper import rows as module
@@ -79,13 +80,42 @@ def test_a_failed_row_is_named_and_tried_again(data: Path, tmp_path: Path, monke
     [
         (("--row", "f2f"), "'f2f' is not one of xyz, xyz-f2f"),
         (("--set", "epochs"), "is not NAME=VALUE"),
-        (("--set", "epoch=1"), "No such option"),
+        (("--set", "epoch=1"), "Error: Invalid value for '--set': epoch=1: No such option"),
+        (("--set", "epochs=x"), "Error: Invalid value for '--set': epochs=x: 'x' is not a valid"),
     ],
 )
 def test_wrong_command_lines(data: Path, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
     ended = paper(data, tmp_path / "paper", *options)
     assert ended.code == 2
     assert words in " ".join(ended.err.split())
+    assert "cmdiad-train" not in ended.err
+
+
+def test_an_unforeseen_error_is_the_failure_of_one_row(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([ZeroDivisionError("of a program"), RunError("training", found="no error of a program", action="No")])
+
+    def fit(*_: object) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(module, "fit", fit)
+    ended = paper(data, tmp_path / "paper", "--row", "rgb", "--row", "xyz-f2f")
+    file = tmp_path / "paper/failures/rgb-gear.txt"
+    assert ended.code == 7
+    assert (
+        f"Failed: rgb, gear: Unforeseen error: ZeroDivisionError: of a program. The traceback is in {file}."
+        in ended.out
+    )
+    assert "Failed: xyz-f2f, gear: training: found no error of a program" in ended.out
+    assert file.read_text().startswith("Traceback")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_does_not_exist_is_one_error(data: Path, tmp_path: Path) -> None:
+    ended = command(cli, "paper", data, "--out", tmp_path / "paper", "--device", "cuda", *SETTINGS)
+    assert_refused(ended, 7, "--device cuda")
+    assert not (tmp_path / "paper").exists() and "failed" not in ended.err
 
 
 def test_unusable_output(own_data: Path, tmp_path: Path) -> None:

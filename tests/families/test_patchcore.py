@@ -121,7 +121,11 @@ def test_published_sizes_are_those_of_the_paper(data: Path) -> None:
     assert (recipe.size, recipe.view, recipe.verdict) == (256, "sensor", "image")
     assert (part.coreset, part.components, part.image_score) == (0.1, None, "patchcore")
     assert Recipe.from_json(recipe.to_json()) == recipe
+    assert part.series == "keep", "as --help says"
+    chosen = recipe_of(data, "--mode", "faithful", "--rgb-weights", "seeded", "--series", "leave-out")
+    assert bank_part(chosen).series == "leave-out"
     small = bank_part(recipe_of(data, "--coreset", 0.01))
+    assert small.series == "leave-out"
     assert (small.coreset, small.image_score, small.mode) == (0.01, "patchcore", "default")
 
 

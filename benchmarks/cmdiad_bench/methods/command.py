@@ -85,7 +85,7 @@ def methods(  # noqa: PLR0913 - one parameter for each option
     The tables have accuracy with intervals, verdicts at the threshold, latency, memory, size and training time on this
     machine, and the sensors that inspection needs. Repeat the command to resume: methods that are finished with the
     same recipe, seed, data and version of cmdiad are not measured again. A method that fails is named, and the exit
-    code is 7.
+    code is 7. The traceback of an unforeseen error is in a file that the row names.
     """
     from cmdiad_bench.methods.measure import MeasureOptions, measure_methods
     from cmdiad_bench.methods.method import Choice, methods_of

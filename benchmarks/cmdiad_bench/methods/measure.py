@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_bench.accuracy import Inspected, figures, inspect_test_split
+from cmdiad_bench.failures import FAILURES, result_or_failure
 from cmdiad_bench.kept_results import (
     DIGITS,
     outdated_text,
@@ -25,7 +26,7 @@ from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.options import ExportOptions
 from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines.graph_file import weights_path
-from cmdiad_runtime.errors import CertificateError, CmdiadError, EngineError
+from cmdiad_runtime.errors import CertificateError, EngineError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.names import Modality
@@ -73,7 +74,8 @@ def measure_methods(
     """Measure every method on every category, once for each seed.
 
     A result is kept in `out/results` with a digest of program, recipe, weights and data, and is used again as long as
-    the digest is the same. A failure is named in the table and tried again by the next call.
+    the digest is the same. A failure is named in the table and tried again by the next call. The traceback of an
+    unforeseen error is in `out/failures`.
 
     Args:
         methods: Methods.
@@ -104,11 +106,11 @@ def _result(
     lacking = sorted(method.needed - set(category.modalities))
     if lacking:
         return {"lacks": lacking}
-    try:
-        return _Measurement(method, category, out, options, reporter).result()
-    except CmdiadError as error:
-        reporter.say(f"{method.name}, {category.name}, seed {method.recipe.seed}: failed. {error}")
-        return {"failed": str(error)}
+    title = f"{method.name}, {category.name}, seed {method.recipe.seed}"
+    file = out / FAILURES / f"{method.name}-{category.name}-seed{method.recipe.seed}.txt"
+    return result_or_failure(
+        title, file, lambda: _Measurement(method, category, out, options, reporter).result(), reporter
+    )
 
 
 class _Measurement:

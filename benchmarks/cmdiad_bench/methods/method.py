@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from cmdiad_bench.settings import setting_errors
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.names import SENSORS, Modality, Sensors
 from cmdiad_runtime.preprocess.prepare import needed_modalities
@@ -95,7 +96,8 @@ def _recipe(data: Path, family: str, modality: Sensors, choice: Choice) -> Recip
     """Return the recipe of a family for a modality, or None if the family cannot inspect that modality."""
     arguments = [str(data), "--family", family, "--modality", modality, *_arguments(family, choice.settings)]
     try:
-        return recipes_of(train_command.make_context("cmdiad-train", arguments))[family]
+        with setting_errors(choice.settings, family):
+            return recipes_of(train_command.make_context("cmdiad-train", arguments))[family]
     except RunError as error:
         if error.subject != "recipe modality":
             raise

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cmdiad_bench.failures import FAILURES, result_or_failure
 from cmdiad_bench.kept_results import (
     DIGITS,
     outdated_text,
@@ -17,7 +18,7 @@ from cmdiad_bench.kept_results import (
     without_figures,
 )
 from cmdiad_bench.paper.published import PUBLISHED
-from cmdiad_runtime.errors import CmdiadError
+from cmdiad_bench.settings import setting_errors
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.cli.train import cli as train_command
@@ -60,7 +61,8 @@ def measure_rows(data: Path, out: Path, options: PaperOptions, reporter: Reporte
     """Train and evaluate every row on every category.
 
     A result is kept in `out/results` with a digest of program, recipe, weights and data, and is used again as
-    long as the digest is the same. A failure is named in the table and tried again by the next call.
+    long as the digest is the same. A failure is named in the table and tried again by the next call. The traceback of
+    an unforeseen error is in `out/failures`.
 
     Args:
         data: Data set with images and clouds.
@@ -97,14 +99,11 @@ class _Row:
 
     def measure(self, category: Category) -> dict[str, Any]:
         """Return the figures of a category, or the failure."""
-        try:
-            recipe = recipe_of(self.name, self.options, self.everything)
-            return self._measure(category, recipe)
-        except CmdiadError as error:
-            self.reporter.say(f"{self.name}, {category.name}: failed. {error}")
-            return {"failed": str(error)}
+        file = self.out / FAILURES / f"{self.name}-{category.name}.txt"
+        return result_or_failure(f"{self.name}, {category.name}", file, lambda: self._measure(category), self.reporter)
 
-    def _measure(self, category: Category, recipe: Recipe) -> dict[str, Any]:
+    def _measure(self, category: Category) -> dict[str, Any]:
+        recipe = recipe_of(self.name, self.options, self.everything)
         digest = training_digest(recipe, category, self._joint(recipe))
         file = self.out / "results" / f"{self.name}-{category.name}.json"
         run = self.out / "runs" / f"{self.name}-{category.name}-{digest[:DIGITS]}"
@@ -137,8 +136,9 @@ def recipe_of(row: str, options: PaperOptions, everything: Sequence[str]) -> Rec
         click.UsageError: A setting is no option of `cmdiad-train`, or has an impossible value.
     """
     arguments = [part for name, value in options.settings.items() for part in (f"--{name}", value)]
-    context = train_command.make_context("cmdiad-train", ["DATA", "--paper", row, *arguments])
-    values = dict(context.params)
-    if options.departures:
-        values["paper"] = None  # a recipe with other values is not the row of the paper
-    return family_of(values["family"]).recipe(values, lambda: everything)
+    with setting_errors(options.settings):
+        context = train_command.make_context("cmdiad-train", ["DATA", "--paper", row, *arguments])
+        values = dict(context.params)
+        if options.departures:
+            values["paper"] = None  # a recipe with other values is not the row of the paper
+        return family_of(values["family"]).recipe(values, lambda: everything)

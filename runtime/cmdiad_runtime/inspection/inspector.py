@@ -180,6 +180,7 @@ class Inspector:
         except NoAnswerError as error:
             return self.not_inspected(sample.name, _no_answer(error), timings_ms=timings, sample=sample)
         timings["engine"] = computed.engine_ms
+        start = time.perf_counter()
         try:
             score, anomaly_map = _worst(ready, computed.outputs, self.bundle)
         except InputError as error:
@@ -187,6 +188,7 @@ class Inspector:
         threshold, map_threshold = self.thresholds
         reason, message = _reason(score, threshold, ready.objection)
         ignored = self.bundle.preprocessing.ignored
+        timings["map"] = (time.perf_counter() - start) * 1e3
         return Inspection(
             name=sample.name,
             reason=reason,

@@ -14,7 +14,8 @@ from cmdiad_runtime.readers._files import EIGHT_BITS, GREY16, ContentError, File
 from cmdiad_runtime.readers._tiff_directories import Directory, check_directories, first_directory
 from cmdiad_runtime.support.regular_file import open_regular
 
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BIG_ENDIAN_BIGTIFF = b"MM\0+"
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", _BIG_ENDIAN_BIGTIFF)
 """First bytes of TIFF and BigTIFF files."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _CHANNELS = 256, 257, 258, 259, 262, 277
@@ -59,7 +60,8 @@ def check_tiff_image(path: FilePath, file: BinaryIO, *, bits: Literal[8, 16] = 8
 
     Raises:
         InputError: The image has too many pixels.
-        ContentError: Numbers have other bits, the compression is not supported, or a limit is exceeded.
+        ContentError: Numbers have other bits, the compression is not supported, a limit is exceeded, or the file is a
+            BigTIFF in big-endian order.
         EOFError: The file ends inside a directory.
         ValueError: The directory is damaged, or strips or tiles are missing.
     """
@@ -73,6 +75,19 @@ def check_tiff_image(path: FilePath, file: BinaryIO, *, bits: Literal[8, 16] = 8
     if directory.first(_COMPRESSION, 1) not in _COMPRESSIONS:
         raise ContentError("a TIFF image compressed in another way", "save the image uncompressed, or with LZW")
     _check_pieces(directory, height, width)
+    file.seek(0)
+    check_byte_order(file.read(len(_BIG_ENDIAN_BIGTIFF)))
+
+
+def check_byte_order(header: bytes) -> None:
+    """Raise ContentError for a BigTIFF in big-endian order, which Pillow 13 takes for a damaged TIFF.
+
+    Args:
+        header: First bytes of an image or a mask.
+    """
+    if header.startswith(_BIG_ENDIAN_BIGTIFF):
+        problem = "an image in a BigTIFF file in big-endian order, which Pillow cannot read"
+        raise ContentError(problem, "save the file in little-endian order")
 
 
 def _check_bits(directory: Directory, required: int) -> None:

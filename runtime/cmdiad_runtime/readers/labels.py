@@ -58,14 +58,14 @@ def label_of_place(folder: Path) -> Label | None:
 def _label_of_path(path: Path) -> Label | None:
     if path.name.lower() in SAMPLE_FOLDERS:
         return _label_of_path(path.parent)
-    label = _label_of_words(path.name) or _label_of_words(path.parent.name)
+    label = label_of_words(path.name) or label_of_words(path.parent.name)
     if label is None and SPLITS.get(path.parent.name.lower()) == "test" and _has_training_data(path.parent.parent):
         return "bad"
     return label
 
 
-def _label_of_words(name: str) -> Label | None:
-    """Return the label of a folder by the words of its name that matter."""
+def label_of_words(name: str) -> Label | None:
+    """Return the label of a folder by the words of its name that matter, as in `OK-2231` or `rejected_parts`."""
     words = [word for word in re.findall(r"[^\W\d_]+", name.lower()) if word not in _NEUTRAL]
     return label_of_folder(name) or label_of_folder("".join(words))
 

@@ -26,6 +26,7 @@ from cmdiad_runtime.readers._files import (
 from cmdiad_runtime.readers._jpeg import JPEG_SIGNATURE, check_jpeg
 from cmdiad_runtime.readers._orientation import load_upright
 from cmdiad_runtime.readers._tiff_directories import check_directories
+from cmdiad_runtime.readers._tiff_image import check_byte_order
 from cmdiad_runtime.sample import Mask
 
 _EXPECTED = "a mask of the defect: white (or one colour) on black, as PNG, JPEG, BMP or TIFF"
@@ -108,6 +109,7 @@ def _open(file: BinaryIO, header: bytes) -> Image.Image:
     if header.startswith(_BMP):
         return BmpImagePlugin.BmpImageFile(data)
     if header[:2] in _TIFF:
+        check_byte_order(header)
         return TiffImagePlugin.TiffImageFile(data)
     raise ContentError("a file that is neither PNG, JPEG, BMP nor TIFF", _AGAIN)
 

@@ -92,7 +92,11 @@ def atomic_directory(target: FilePath) -> Iterator[Path]:
             _flush_tree(temporary)
             if os.name == "nt" and final.is_dir():  # Windows does not replace an empty folder.
                 final.rmdir()
-            temporary.rename(final)  # This replaces an empty folder and fails for any other.
+            try:
+                temporary.rename(final)  # This replaces an empty folder and fails for any other.
+            except OSError:
+                _check_vacant(target, final)  # Another process may have written the folder in the meantime.
+                raise
         flush_folder(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

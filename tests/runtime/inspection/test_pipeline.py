@@ -90,7 +90,7 @@ def test_results_are_those_of_inspecting_one_by_one(data: Path, exported: Cached
         assert found.map is not None
         assert alone.map is not None
         assert found.map.tobytes() == alone.map.tobytes()
-        assert set(found.timings_ms) == {"preprocess", "engine"}
+        assert set(found.timings_ms) == {"preprocess", "engine", "map"}
     for outcome, found in zip(outcomes, inspections(outcomes), strict=True):
         assert outcome.read_ms > 0
         assert outcome.latency_ms >= outcome.read_ms + sum(found.timings_ms.values())

@@ -15,6 +15,8 @@ from cloud_files import refusal
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers import image_colour, limits, read_rgb
 from cmdiad_runtime.readers.folders import loose_files
+from cmdiad_runtime.readers.image import read_grey16
+from cmdiad_runtime.readers.mask import read_mask
 
 NOISE = np.random.default_rng(3).integers(0, 256, (60, 72, 3), dtype=np.uint8)
 EXACT: dict[str, dict[str, Any]] = {
@@ -80,6 +82,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_is_refused(tmp_path: Path, name: str) -> None:
     options, problem = REFUSED[name]
     assert problem in refusal(read_rgb, save(tmp_path / name, **options))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_bigtiff(tmp_path: Path, order: str) -> None:
+    for name, pixels, read in (
+        ("8.tif", NOISE, read_rgb),
+        ("16.tif", NOISE[..., 0].astype(np.uint16) * 200, read_grey16),
+        ("mask.tif", np.pad(np.full((9, 9), 255, np.uint8), 30), lambda path: read_mask(path) * 255),
+    ):
+        path = tmp_path / name
+        compression = "zlib" if name == "mask.tif" else None  # An uncompressed mask is read without Pillow.
+        tifffile.imwrite(path, pixels, bigtiff=True, byteorder=order, compression=compression)
+        if order == ">":
+            assert "BigTIFF file in big-endian order, which Pillow cannot read" in refusal(read, path)
+        else:
+            np.testing.assert_array_equal(read(path), pixels)
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.jp2", "a.j2k"])

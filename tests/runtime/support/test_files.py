@@ -164,7 +164,8 @@ def test_atomic_directory_refuses_what_is_in_use(tmp_path: Path) -> None:
 
 
 def test_atomic_directory_filled_by_another_meanwhile(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="not empty"), atomic_directory(tmp_path / "run"):
+    message = r"found a folder that is not empty\. .*run-2 is free"
+    with pytest.raises(OutputError, match=message), atomic_directory(tmp_path / "run"):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "theirs").touch()
     assert names(tmp_path) == ["run"]

@@ -44,6 +44,7 @@ IDLE: dict[tuple[str, ...], set[str]] = {
     ("m3dm", "xyz"): set(),
     ("m3dm", "both"): set(),
     ("m3dm", "both", "--feature-fusion", "none"): {*NETWORK, "pairing", "temperature"},
+    ("m3dm", "both", "--mode", "faithful"): {"series"},
     ("shape-guided", "xyz"): IMAGES,
     ("shape-guided", "both"): set(),
     ("dsr3d", "rgb"): {"geometry"},

@@ -103,6 +103,8 @@ def test_a_test_folder_by_file_name(tmp_path: Path) -> None:
         (("OK/NG_1.png", "OK/NG_2.png"), "2 of 2 files with the name of a bad part, first NG_1"),
         (("OK/1.png", "good/2.png"), "good samples in OK and good"),
         (("OK/1.png", "train/2.png"), "good samples in OK and train"),
+        (("OK/1.png", "OK_2/2.png"), "good samples in OK and OK_2"),
+        (("OK-1/1.png", "OK-2/2.png", "NG-1/3.png"), "good samples in OK-1 and OK-2"),
         (("train/OK/1.png", "train/NOK/2.png"), "samples that are not good in train"),
     ],
 )
@@ -181,11 +183,19 @@ def test_a_link_to_a_folder_of_samples_is_no_unused_file(tmp_path: Path) -> None
     assert skipped_text(tmp_path / "data") == ""
 
 
+def test_a_file_is_no_data_set(tmp_path: Path) -> None:
+    fill(tmp_path, "OK/1.png")
+    with pytest.raises(RunError, match=r"1.png: found a file\. .*Pass its folder"):
+        open_category(tmp_path / "OK/1.png", None)
+    with pytest.raises(RunError, match="found no such folder"):
+        open_category(tmp_path / "NOK", None)
+
+
 def test_no_folder_of_loose_pictures_is_advised(tmp_path: Path) -> None:
-    fill(tmp_path, "good_parts/1.png", "bad_parts/2.png")
+    fill(tmp_path, "shift_1/1.png", "shift_2/2.png")
     with pytest.raises(RunError) as refused:
         open_category(tmp_path, None)
-    assert refused.value.found == "bad_parts (1 files), good_parts (1 files)"
+    assert refused.value.found == "shift_1 (1 files), shift_2 (1 files)"
     assert refused.value.action.startswith("Rename the folder of good parts to OK and that of bad parts to NOK")
 
 
@@ -226,6 +236,40 @@ def test_a_split_is_no_category(tmp_path: Path, name: str) -> None:
     fill(tmp_path, name)
     with pytest.raises(RunError, match="found (test|validation)/"):
         open_category(tmp_path, None)
+
+
+@pytest.mark.parametrize(("good", "bad"), [("OK-2231", "NG-2231"), ("good parts", "bad parts (2)"), ("gut_1", "NOK")])
+def test_names_with_numbers_and_neutral_words(tmp_path: Path, good: str, bad: str) -> None:
+    fill(tmp_path, f"{good}/1.png", f"{bad}/2.png", f"{bad}/scratch/3.png", "dent/4.png")
+    assert listed(tmp_path, "train") == ["train/good/1"]
+    assert sorted(listed(tmp_path, "test")) == sorted([f"test/{bad}/2", "test/scratch/3", "test/dent/4"])
+
+
+@pytest.mark.parametrize(
+    ("names", "action"),
+    [
+        (("OK-2231/1.png", "scratch/2.png"), "Rename OK-2231 to OK and that of bad parts to NOK"),
+        (("OK?/1.png", "NG/2.png"), "Rename OK? to OK and that of bad parts to NOK"),
+        (("not OK 2/1.png", "NG/2.png"), "Rename the folder of good parts to OK and that of bad parts to NOK"),
+    ],
+)
+def test_names_that_are_not_certain_are_refused_with_the_new_name(
+    tmp_path: Path, names: tuple[str, ...], action: str
+) -> None:
+    fill(tmp_path, *names)
+    with pytest.raises(RunError) as refused:
+        open_category(tmp_path, None)
+    assert refused.value.action.startswith(action)
+
+
+def test_bad_parts_in_the_good_folder_are_never_trained_on(tmp_path: Path) -> None:
+    fill(tmp_path, "OK/1.png", "OK/NG-2231/2.png")
+    assert listed(tmp_path, "train") == ["train/good/1"]
+    note = "1 samples in OK/NG-2231 are not used; to test with them, move OK/NG-2231 next to the folder of good parts"
+    assert category(tmp_path).notes == [note]
+    with pytest.raises(RunError, match="a folder of defects, by its name or place") as refused:
+        listed(tmp_path / "OK" / "NG-2231", "train")
+    assert "another name than NG-2231, such as OK" in refused.value.action
 
 
 def test_samples_in_no_known_place_are_noted(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -15,8 +15,8 @@ from cmdiad_train.datasets.series import Series, _near_groups, series_of, thumbn
 RNG = np.random.default_rng(7)
 
 
-def found(views: list[np.ndarray], held_out: Collection[int] = ()) -> Series | None:
-    return series_of(names(len(views)), [thumbnail(view) for view in views], held_out)
+def found(views: list[np.ndarray], held_out: Collection[int] = (), counted_as: Sequence[int] = ()) -> Series | None:
+    return series_of(names(len(views)), [thumbnail(view) for view in views], held_out, counted_as)
 
 
 def part(shift: tuple[float, float] = (0.0, 0.0), angle: float = 0.0, noise: float = 2.0) -> np.ndarray:
@@ -82,6 +82,19 @@ def test_whole_placements_that_are_held_out_set_the_threshold_right() -> None:
     assert found(views, range(30, 40)) is None
     assert found(views, range(28, 40)) is not None
     assert found(views, range(0, 40, 5)) is not None
+
+
+def test_series_that_the_detector_left_out_are_not_counted() -> None:
+    views = [part(shift, angle) for shift, angle in placements(8) for _ in range(5)]
+    whole = [i // 5 for i in range(40)]
+    assert found(views, range(36, 40), whole) is None
+    alone = [number if number < 3 else 8 + i for i, number in enumerate(whole)]
+    series = found(views, range(36, 40), alone)
+    assert series is not None and (series.count, series.samples) == (5, 25)
+    assert found(views, range(4), alone) is None  # held-out samples have near copies in series 0 only
+    cut = [i // 5 if i // 5 > 3 else i // 2 + 8 for i in range(40)]
+    assert found(views, (), cut) is None  # four of eight series are cut: near copies of half of the samples remain
+    assert found(views, (), range(40)) == found(views)
 
 
 def test_equal_and_empty_images() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmdiad_train.detectors.bank.fitting.series import Recorded, averaged, in_order, series_of
+from cmdiad_train.detectors.bank.fitting.series import averaged, in_order, series_of
 
 
 def placements(count: int, each: int, *, noise: float = 0.1) -> Tensor:
@@ -20,28 +20,26 @@ def placements(count: int, each: int, *, noise: float = 0.1) -> Tensor:
 @pytest.mark.parametrize("each", [2, 4, 5, 7, 12, 20])
 def test_samples_of_one_placement_are_one_series(each: int) -> None:
     recorded = series_of(placements(8, each), longest=each)
-    assert recorded == Recorded([i // each for i in range(8 * each)])
-    assert recorded.found and recorded.count == 8
+    assert recorded == [i // each for i in range(8 * each)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 9, 40, 150])
 def test_samples_without_an_order_stay_alone(count: int) -> None:
-    assert series_of(placements(count, 1), count // 5) == Recorded(list(range(count)))
+    assert series_of(placements(count, 1), count // 5) == list(range(count))
 
 
 def test_poses_that_return_later_are_no_series() -> None:
     order = np.random.default_rng(0).permutation(32)
-    assert not series_of(placements(8, 4)[torch.from_numpy(order)], 6).found
+    assert series_of(placements(8, 4)[torch.from_numpy(order)], 6) == list(range(32))
     returning = placements(8, 12).reshape(8, 12, -1).transpose(0, 1).reshape(96, -1)
-    assert not series_of(returning, 96 // 5).found
+    assert series_of(returning, 96 // 5) == list(range(96))
 
 
 def test_a_slow_drift_is_divided_so_that_a_bank_remains() -> None:
     drift = torch.linspace(0, 1, 40)[:, None] * torch.ones(1, 8)
     recorded = series_of(drift, 40 // 5)
-    assert recorded.divided
-    assert np.bincount(recorded.numbers).max() == 40 // 5
-    assert recorded.numbers == sorted(recorded.numbers)
+    assert np.bincount(recorded).max() == 40 // 5
+    assert recorded == sorted(recorded)
 
 
 def test_numbers_in_names_are_ordered_by_value() -> None:

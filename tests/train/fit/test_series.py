@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cmdiad_train.detectors.bank.fitting import calibration
 from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.runs.record import read_record
 from helpers import RecordingReporter, sample_files, tiny_recipe
@@ -45,6 +46,18 @@ def test_series_that_stay_in_the_banks_are_reported_and_recorded(
     assert len({name[-1] for name in record.series.example}) == 1
     assert read_record(run) == record
     assert json.loads((run / "run.json").read_text())["series"]["count"] == 5
+
+
+def test_series_that_the_banks_do_not_recognise_are_reported(
+    own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = repeat(own_data, images=4, in_turn=True)
+    monkeypatch.setattr(calibration, "series_of", lambda features, longest: [0, 0, *range(1, len(features) - 1)])
+    reporter, run = RecordingReporter(), tmp_path / "run"
+    record = fit(data, "gear", tiny_recipe(series="leave-out"), run, reporter, FitOptions(test=False))
+    assert [line for line in reporter.lines if "count as 19 series" in line]
+    assert record.series is not None and (record.series.count, record.series.samples) == (5, 20)
+    assert [line for line in reporter.lines if "series of images" in line] == [f"warning: {record.series.warning}."]
 
 
 def test_series_that_are_left_out_as_a_whole_need_no_warning(own_data: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.readers.folders import MODALITY_SUFFIXES
-from cmdiad_runtime.readers.labels import SPLITS, label_of_folder
+from cmdiad_runtime.readers.labels import SPLITS, label_of_folder, label_of_words
 from cmdiad_train.datasets.category import Category
 from cmdiad_train.datasets.layouts import LAYOUTS, OWN_FOLDER
 from cmdiad_train.datasets.layouts.eyecandies import not_prepared
@@ -92,7 +92,8 @@ def find_categories(root: Path) -> list[Category]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise RunError(root, found="no such folder", expected="a data set", action="Check DATA")
+        problem, action = ("a file", "Pass its folder") if root.exists() else ("no such folder", "Check DATA")
+        raise RunError(root, found=problem, expected="a data set", action=action)
     categories = []
     for place in subfolders(root):
         layout = _layout_of(place, own=False)
@@ -181,4 +182,6 @@ def _advice(root: Path) -> str:
         return f"Pass one of its folders, for example {printable(inside[0])}"
     if not any(count for _, count in _count_files(root, root)):
         return "Pass the folder of the pictures; convert pictures of other formats, such as HEIC, to PNG or JPEG"
-    return "Rename the folder of good parts to OK and that of bad parts to NOK, with the files directly in them"
+    named = [f"{printable(p.name)} to OK" for p in subfolders(root) if label_of_words(p.name) == "good"]
+    good = named[0] if len(named) == 1 else "the folder of good parts to OK"
+    return f"Rename {good} and that of bad parts to NOK, with the files directly in them"

@@ -87,8 +87,10 @@ def thumbnail(image: RgbImage) -> bytes:
     return Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BOX).tobytes()
 
 
-def series_of(names: Sequence[str], thumbnails: Sequence[bytes], held_out: Collection[int]) -> Series | None:
-    """Return the series of near copies, if most samples belong to one and none of them is held out as a whole.
+def series_of(
+    names: Sequence[str], thumbnails: Sequence[bytes], held_out: Collection[int], counted_as: Sequence[int] = ()
+) -> Series | None:
+    """Return the series of near copies that make a threshold too low, if most samples belong to one.
 
     Images belong to a series if the largest difference between two of them is at most half of the smallest difference
     to any other image. The difference is that of the thumbnails, without mean and contrast; see docs/cross-modal.md
@@ -98,14 +100,19 @@ def series_of(names: Sequence[str], thumbnails: Sequence[bytes], held_out: Colle
         names: Name of each sample.
         thumbnails: Reduced image of each sample, see `thumbnail`.
         held_out: Numbers of the samples that set the threshold and do not build the bank.
+        counted_as: Number of each sample; the detector compared no sample with others of the same number. Empty if it
+            compared samples with all others.
 
     Returns:
-        The series. None if at most half of the samples belong to any; if there are less than 20 samples; or if there
-        are held-out samples, none of which has a near copy among the others, so that they set the threshold right.
+        The series, without those that the detector left out as a whole. None if at most half of the samples belong to
+        any; if there are less than 20 samples; or if there are held-out samples, none of which has a near copy among
+        the others, so that they set the threshold right.
     """
     if len(names) < _LEAST_IMAGES:
         return None
-    groups = [*_near_groups(_differences(np.stack([_compared(reduced) for reduced in thumbnails])))]
+    differences = _differences(np.stack([_compared(reduced) for reduced in thumbnails]))
+    numbers = counted_as or range(len(names))
+    groups = [group for group in _near_groups(differences) if len({numbers[i] for i in group}) > 1]
     samples = sum(map(len, groups))
     divided = any(0 < len({*group} & {*held_out}) < len(group) for group in groups)
     if samples <= _WARNED * len(names) or (held_out and not divided):

@@ -220,14 +220,15 @@ class Fitted:
             sample next to each other.
         peaks: Largest values of their anomaly maps over the image of the sensor, which decide with the verdict "map".
         provenance: JSON-ready origin of the networks, by modality.
-        leaves_series_out: True if samples were recorded in series, and each was scored without its whole series.
+        counted_as: Number of the series of each training sample, then of each held-out sample, one for each part.
+            Every sample was scored by a detector without the samples of its number. Empty if none was left out.
     """
 
     detector: TrainedDetector
     scores: Sequence[float]
     peaks: Sequence[float]
     provenance: dict[str, Any] = field(default_factory=dict)
-    leaves_series_out: bool = False
+    counted_as: Sequence[int] = ()
 
 
 def worst_of_parts(values: Sequence[float], parts: int) -> list[float]:

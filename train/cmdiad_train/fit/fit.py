@@ -159,8 +159,8 @@ def _train(
     record = replace(record, envelope=envelope)
     write_record(run, record)
     fitted = _fit_family(request.family, replace(started, splits=by_part), run, samples, options, reporter)
-    if not fitted.leaves_series_out:
-        record = replace(record, series=_series(record, splits, samples, reporter))
+    counted_as = fitted.counted_as[:: by_part.parts]
+    record = replace(record, series=_series(record, splits, samples, counted_as, reporter))
     save_export_inputs(run, by_part, samples, fitted.detector.input_names, reporter)
     scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
     calibration = _calibrated(record, splits, samples, (scores, peaks))
@@ -217,8 +217,12 @@ def _envelope(
     return envelope
 
 
-def _series(record: RunRecord, splits: Splits, samples: SampleProvider, reporter: Reporter) -> Series | None:
+def _series(
+    record: RunRecord, splits: Splits, samples: SampleProvider, counted_as: Sequence[int], reporter: Reporter
+) -> Series | None:
     """Return and report series of near copies in the images of the good samples; clouds are not compared.
+
+    Series that the detector left out are not among them, see `Fitted.counted_as`.
 
     Good parts of another session set the threshold in spite of such series, so nothing is reported with them.
     """
@@ -227,7 +231,7 @@ def _series(record: RunRecord, splits: Splits, samples: SampleProvider, reporter
     good = [*splits.train, *splits.held_out]
     names = [printable(files.name) for files in good]
     thumbnails = [samples.conditions(files, record.preprocessing).thumbnail for files in good]
-    series = series_of(names, thumbnails, range(len(splits.train), len(good)))
+    series = series_of(names, thumbnails, range(len(splits.train), len(good)), counted_as)
     if series is not None:
         reporter.say(f"warning: {series.warning}.")
     return series

@@ -65,6 +65,7 @@ def test_values_of_options_enter_the_recipe() -> None:
         M3dmRecipe().distillation,
     )
     assert Recipe.from_json(chosen.to_json()) == chosen
+    assert m3dm_part(recipe("--modality", "both", "--series", "keep")).series == "keep"
 
 
 @pytest.mark.parametrize(("modality", "view"), [("rgb", "part"), ("xyz", "top"), ("both", "top")])

@@ -27,7 +27,15 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.inspection.find_inputs import skipped_folder
 from cmdiad_runtime.modalities import IMAGE_MODALITIES, SAMPLE_FOLDERS
 from cmdiad_runtime.names import Modality
-from cmdiad_runtime.readers.labels import SPLITS, Label, label_of_file, label_of_folder, label_of_place
+from cmdiad_runtime.printable import printable
+from cmdiad_runtime.readers.labels import (
+    SPLITS,
+    Label,
+    label_of_file,
+    label_of_folder,
+    label_of_place,
+    label_of_words,
+)
 from cmdiad_train.datasets.layouts.listing import (
     FilesByStem,
     Listing,
@@ -53,6 +61,8 @@ _MOST_KINDS = 4
 """Largest number of words at the beginning of file names that may be kinds of parts; more of them are arbitrary."""
 _DIGITS = 18
 """Digits at the end of a number that count."""
+_PLAIN_NAME = re.compile(r"[\w\s.()#-]+")
+"""Name of a folder without signs of doubt, such as `OK?`."""
 _OPPOSITE: dict[Label, Label] = {"good": "bad", "bad": "good"}
 
 
@@ -146,7 +156,7 @@ def _arrange(folder: Path) -> _Arrangement:
 def _good_folder(folder: Path, train: Path | None, arrangement: _Arrangement) -> Path | None:
     """Return the folder of good samples for training, or None if there is no such folder or more than one."""
     inside = [] if train is None else _labelled(train, "good") or [train]
-    candidates = [place for place in (*_labelled(folder, "good"), *inside) if _stems(place)]
+    candidates = [place for place in (*_good_places(folder), *inside) if _stems(place)]
     if train is not None and inside != [train]:
         others = [p for p in _places_of_samples(train) if p not in inside]
         arrangement.problems += [("train", error) for error in list_good_only("train", others).problems]
@@ -160,6 +170,15 @@ def _good_folder(folder: Path, train: Path | None, arrangement: _Arrangement) ->
     return None
 
 
+def _good_places(folder: Path) -> list[Path]:
+    """Return the sub-folders of good samples. A name such as `OK-2231` counts next to a folder of good or bad ones."""
+    places = {place: label_of_words(place.name) for place in _places_of_samples(folder)}
+    named = _labelled(folder, "good")
+    if not named and "bad" not in places.values():
+        return []
+    return [p for p in places if p in named or (places[p] == "good" and _PLAIN_NAME.fullmatch(p.name))]
+
+
 def _check_own_name(folder: Path, arrangement: _Arrangement) -> None:
     """Add a problem if name or place of a folder say that the samples directly in it are defects."""
     if label_of_place(folder) == "bad":
@@ -167,7 +186,8 @@ def _check_own_name(folder: Path, arrangement: _Arrangement) -> None:
             folder,
             found="samples in a folder of defects, by its name or place",
             expected="good samples",
-            action="Pass the folder that contains good and bad parts; if these are good, rename or move their folder",
+            action="Pass the folder that contains good and bad parts; if these are good, move them to a folder with "
+            f"another name than {printable(folder.resolve().name)}, such as OK",
         )
         arrangement.problems.append(("train", error))
 
@@ -240,7 +260,7 @@ def _add_defects(place: Path, arrangement: _Arrangement, skip: tuple[Path | None
         if stems:
             _check_names(defect, {stem: label_of_file(stem) for stem in stems}, "bad", "test", arrangement)
             arrangement.groups.append(_Group("test", defect.name, defect))
-        if label == "bad":
+        if label_of_words(defect.name) == "bad":
             _add_defects(defect, arrangement)
 
 
@@ -307,7 +327,9 @@ def _note_unused(folder: Path, arrangement: _Arrangement) -> None:
     for place in sorted({folder, *below} - used):
         if count := len(_stems(place)):
             name = "the folder itself" if place == folder else place.relative_to(folder)
-            arrangement.notes.append(f"{count} samples in {name} are not used")
+            moved = place != folder and label_of_words(place.name) == "bad"
+            remedy = f"; to test with them, move {name} next to the folder of good parts" if moved else ""
+            arrangement.notes.append(f"{count} samples in {name} are not used{remedy}")
 
 
 def _labelled(place: Path, label: Label) -> list[Path]:

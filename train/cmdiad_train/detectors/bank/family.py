@@ -63,13 +63,13 @@ def fit_banks(context: FitContext) -> Fitted:
         inspected = inspected_patches(patches[:count], grids[:count], context.kept)
         banks = _banks(training, inspected)
         detector = Detector(context.recipe, list(mains.values()), banks, hallucinated, context.kept)
-        scores, peaks, in_series = calibrate_fusion(context, detector, banks, (patches, inspected))
+        scores, peaks, counted_as = calibrate_fusion(context, detector, banks, (patches, inspected))
     save_factors(context.run, context.recipe, detector)
     save_fusion(context.run, detector)
     for checkpoint in CHECKPOINTS:
         (context.run / checkpoint).unlink(missing_ok=True)
     shutil.rmtree(context.run / LEFT_OUT, ignore_errors=True)
-    return Fitted(detector, scores, peaks, training.provenance, leaves_series_out=in_series)
+    return Fitted(detector, scores, peaks, training.provenance, counted_as)
 
 
 @torch.no_grad()

@@ -207,6 +207,6 @@ PATCHCORE_OPTIONS: tuple[click.Option, ...] = (
     *MODE,
     *IMAGES,
     *STAGES,
-    *(option for option in OPTIONS if option.name == "coreset"),
+    *(option for option in OPTIONS if option.name in ("coreset", "series")),
 )
 """Options of the family `patchcore`, whose recipes are recipes of banks."""

@@ -58,6 +58,7 @@ def _published(options: Mapping[str, Any]) -> dict[str, Any]:
         "rgb_weights": options["rgb_weights"] or stored_weights(backbone) or "timm",
         "rgb_stages": options["rgb_stages"] or PUBLISHED_STAGES,
         "rgb_grid": options["rgb_grid"] or size // FINEST_STRIDE,
+        "series": options["series"] or "keep",
     }
 
 

@@ -29,7 +29,7 @@ FUSION = option_group(
     ),
 )
 
-_OF_BANKS = ("coreset", "components", "image_score", "fusion")
+_OF_BANKS = ("coreset", "components", "image_score", "series", "fusion")
 _OF_CLOUDS = ("xyz_", "surface_")
 
 OPTIONS: tuple[click.Option, ...] = (

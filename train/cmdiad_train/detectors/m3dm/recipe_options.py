@@ -66,7 +66,11 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
 
 
 def idle_options(recipe: Recipe) -> dict[str, str]:
-    """Return the options of the fusion network for a detector without one; see `Family.idle`."""
-    if m3dm_part(recipe).feature_fusion == "uff":
-        return {}
-    return dict.fromkeys(_OF_NETWORK, "with --feature-fusion none no network is trained")
+    """Return the options that change nothing, with the reason; see `Family.idle`."""
+    part = m3dm_part(recipe)
+    idle: dict[str, str] = {}
+    if part.feature_fusion == "none":
+        idle = dict.fromkeys(_OF_NETWORK, "with --feature-fusion none no network is trained")
+    if part.mode == "faithful":
+        idle["series"] = "with --mode faithful the held-out samples alone set the threshold"
+    return idle

@@ -37,10 +37,10 @@ def calibrate_fusion(
     detector: Detector,
     banks: Sequence[MemoryBank],
     patches: tuple[Sequence[Sequence[Patches]], Sequence[Sequence[Patches]]],
-) -> tuple[list[float], list[float], bool]:
-    """Set fusion weights and factors of a detector, and return fused scores and map maxima of good samples.
+) -> tuple[list[float], list[float], list[int]]:
+    """Set fusion weights and factors of a detector, and return fused scores, map maxima and series of good samples.
 
-    The third result is True if samples were recorded in series, and each was scored without its whole series.
+    The results are those of `Fitted`.
 
     The samples are the held-out ones and the training samples, each of these scored against banks that were made
     without it. The factors of relative distances are learnt from the training samples. The map of a training sample
@@ -55,7 +55,7 @@ def calibrate_fusion(
             inspection mask does not ignore, which make up the banks.
     """
     held_out = _held_out_patches(context, detector)
-    owners, leaves_series_out = _owners(context, patches[0], held_out)
+    owners = _owners(context, patches[0], held_out)
     trained, of_series = _without_own_rows(context, detector, banks, patches, held_out, owners)
     scored = []
     for i, (files, sample) in enumerate(zip(context.held_out, held_out, strict=True)):
@@ -70,7 +70,7 @@ def calibrate_fusion(
     detector.map_weights = fusion_weights(torch.cat([m.flatten(1).T for _, m in fitted_on]), context.recipe)
     scores = [float((detector.score_weights * s).sum()) for s, _ in scored]
     peaks = [float((detector.map_weights[:, None, None] * m).sum(0).max()) for _, m in scored]
-    return scores, peaks, leaves_series_out
+    return scores, peaks, owners
 
 
 def as_held_out(trained: Sequence[Scored], held_out: Sequence[Scored]) -> list[Scored]:
@@ -115,11 +115,10 @@ def _against_own_rows(context: FitContext, detector: Detector, patches: Sequence
 
 def _owners(
     context: FitContext, trained: Sequence[Sequence[Patches]], held_out: Sequence[Sequence[Patches]]
-) -> tuple[list[int], bool]:
+) -> list[int]:
     """Return for each training and held-out sample the number of the picture, or of the series of pictures, it is of.
 
-    The second result is True if whole series were found. Samples of `--calibration` are another recording, and
-    have numbers that no other sample has.
+    Samples of `--calibration` are another recording, and have numbers that no other sample has.
 
     Args:
         context: The training.
@@ -129,7 +128,7 @@ def _owners(
     mains, parts = len(context.recipe.mains), context.preprocessing.parts
     count = len(context.train) + len(context.held_out)
     if bank_part(context.recipe).series == "keep":
-        return [i // parts for i in range(count)], False
+        return [i // parts for i in range(count)]
     samples = [*zip(*trained[:mains], strict=True), *(sample[:mains] for sample in held_out)]
     pictures = [[p for sample in samples[i : i + parts] for p in sample] for i in range(0, count, parts)]
     files = [*context.train, *context.held_out][::parts]
@@ -138,15 +137,16 @@ def _owners(
     order = [own[i] for i in in_order([files[i].name for i in own])]
     longest = min(len(order) // MOST_OF_ALL, len(context.train) // parts // 2)
     recorded = series_of(torch.stack([averaged(pictures[i]) for i in order]), longest)
-    if recorded.found:
-        for picture, number in zip(order, recorded.numbers, strict=True):
+    series = len({*recorded})
+    if series < len(order):
+        for picture, number in zip(order, recorded, strict=True):
             owners[picture] = len(pictures) + number
         context.reporter.say(
             f"note: many of the {len(order)} good samples resemble those recorded next to them most, so they count as "
-            f"{recorded.count} series, and each one is compared with the other series only. If these are different "
+            f"{series} series, and each one is compared with the other series only. If these are different "
             "kinds of parts instead, the threshold is too high: use --series keep."
         )
-    return [owners[i // parts] for i in range(count)], recorded.found and not recorded.divided
+    return [owners[i // parts] for i in range(count)]
 
 
 def _without_own_rows(

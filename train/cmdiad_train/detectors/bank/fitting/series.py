@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -28,31 +27,8 @@ _NEIGHBOURS = (1, 3)  # samples before and after one that count as its neighbour
 _BLOCK = 4  # cells of the grid that are averaged along each side
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """Series in which samples were recorded.
-
-    Attributes:
-        numbers: Number of the series of each sample; without series every sample has a different number.
-        divided: True if a series was too long and divided, so that near copies are in different series.
-    """
-
-    numbers: list[int]
-    divided: bool = False
-
-    @property
-    def count(self) -> int:
-        """Return the number of series, those of one sample included."""
-        return len({*self.numbers})
-
-    @property
-    def found(self) -> bool:
-        """Return True if there are series of several samples."""
-        return self.count < len(self.numbers)
-
-
-def series_of(features: Tensor, longest: int) -> Recorded:
-    """Return the series of samples.
+def series_of(features: Tensor, longest: int) -> list[int]:
+    """Return the number of the series of each sample; without series every sample has a different number.
 
     Without an order of recording, the most similar other sample is one of the k samples before and after with the
     probability 2k/(n-1). Two neighbours belong to one series if they are more similar than a sample usually is to the
@@ -63,7 +39,7 @@ def series_of(features: Tensor, longest: int) -> Recorded:
         longest: Largest number of samples of a series; a longer one is divided.
     """
     count = len(features)
-    alone = Recorded(list(range(count)))
+    alone = list(range(count))
     if longest <= 1 or count <= 2 * longest:
         return alone
     distances = torch.cdist(features, features).fill_diagonal_(torch.inf)
@@ -101,10 +77,10 @@ def averaged(patches: Sequence[Patches]) -> Tensor:
     return torch.cat(vectors)
 
 
-def _divided(series: Sequence[int], longest: int) -> Recorded:
+def _divided(series: Sequence[int], longest: int) -> list[int]:
     """Return the series with those that have more than `longest` samples divided evenly, numbered from 0."""
     pieces: list[int] = []
-    lengths = [len(list(group)) for _, group in groupby(series)]
-    for length in lengths:
+    for _, group in groupby(series):
+        length = len(list(group))
         pieces += [len(piece) for piece in np.array_split(np.arange(length), -(-length // longest))]
-    return Recorded(np.repeat(np.arange(len(pieces)), pieces).tolist(), divided=len(pieces) > len(lengths))
+    return [number for number, piece in enumerate(pieces) for _ in range(piece)]

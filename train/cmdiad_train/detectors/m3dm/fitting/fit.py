@@ -49,14 +49,15 @@ def fit(context: FitContext) -> Fitted:
         inspected = inspected_patches(patches, grids, context.kept)
         banks = fitted_banks(context, inspected)
         detector = Detector(recipe, mains, banks, None, context.kept, fused)
+        counted_as: Sequence[int] = ()
         if m3dm_part(recipe).mode == "faithful":
-            scores, peaks, in_series = *_calibrated_as_published(context, detector, patches), False
+            scores, peaks = _calibrated_as_published(context, detector, patches)
         else:
-            scores, peaks, in_series = calibrate_fusion(context, detector, banks, (patches, inspected))
+            scores, peaks, counted_as = calibrate_fusion(context, detector, banks, (patches, inspected))
     save_fusion(context.run, detector)
     (context.run / CHECKPOINT).unlink(missing_ok=True)  # left by an attempt that was killed right before the end
     shutil.rmtree(context.run / LEFT_OUT, ignore_errors=True)
-    return Fitted(detector, scores, peaks, training.provenance, leaves_series_out=in_series)
+    return Fitted(detector, scores, peaks, training.provenance, counted_as)
 
 
 def _trained_fusion(
