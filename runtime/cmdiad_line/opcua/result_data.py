@@ -72,7 +72,7 @@ def _processing_times(entry: Entry) -> Any:
     last = max(
         (timings[name] for name in ("acquired", "inspected", "recorded", "published") if name in timings), default=0
     )
-    durations = [timings[name] for name in ("preprocess", "engine") if name in timings]
+    durations = [timings[name] for name in ("preprocess", "engine", "map") if name in timings]
     return types.ProcessingTimesDataType(
         StartTime=start,
         EndTime=start + timedelta(milliseconds=last),
