@@ -130,6 +130,33 @@ def test_pixels_without_a_point_follow_the_affine_map() -> None:
     assert found[0, 0] == anomaly_map.min()  # beyond the view
 
 
+@pytest.mark.parametrize(
+    "square",
+    [
+        PaddedSquare(30, 30, 0, 0, 30),
+        PaddedSquare(20, 30, 5, 0, 30),
+        PaddedSquare(30, 20, 0, 5, 30),
+        PaddedSquare(20, 20, 40, 40, 30),  # no place of the square inside the image
+    ],
+)
+def test_positions_are_those_of_the_points_and_else_of_the_affine_map(square: PaddedSquare) -> None:
+    rng, size = np.random.default_rng(0), 24
+    pixels = np.stack(np.nonzero(rng.random((square.height, square.width)) < 0.4))
+    target = rng.normal(size=(pixels.shape[1], 2)) * 5
+    found = TopPlace(pixels, target).positions(square, size)
+    ones = np.ones((pixels.shape[1], 1))
+    affine = np.linalg.lstsq(np.hstack([pixels.T, ones]), target, rcond=None)[0]  # [3, 2]
+    points = {(int(row), int(column)): place for row, column, place in zip(*pixels, target, strict=True)}
+    rows, columns = square.sensor_pixels(size)
+    for i, j in np.ndindex(size, size):
+        row, column = float(rows[i, 0]), float(columns[0, j])
+        exact = points.get((round(row), round(column)))
+        if exact is not None:
+            np.testing.assert_array_equal(found[:, i, j], exact)
+        else:  # both in float64; the normal equations lose some digits
+            np.testing.assert_allclose(found[:, i, j], np.array([row, column, 1]) @ affine, rtol=0, atol=1e-9)
+
+
 def test_padding_is_beyond_the_part() -> None:
     place = TopPlace(np.array([[5, 5, 9], [5, 9, 5]]), np.array([[5.0, 5.0], [5.0, 9.0], [9.0, 5.0]]))
     anomaly_map = np.full((20, 20), 2.0, np.float32)
