@@ -81,11 +81,20 @@ def test_shared_work_is_done_once_by_both_ends(busy):
             assert helped.wait(WAIT)
         if number == 0:
             helped.set()
+        return number
 
     helped = threading.Event()
-    share(partial(work, number) for number in range(10))
+    assert share(partial(work, number) for number in range(10)) == list(range(10))
     assert done[:5] == [9, 8, 7, 6, 5]
     assert sorted(done) == list(range(10))
+
+
+def test_the_error_of_shared_work_is_that_of_the_last_piece_that_fails(busy):
+    def fail(number):
+        raise KeyError(number)
+
+    with pytest.raises(KeyError, match="1"):
+        share([partial(fail, 0), partial(fail, 1), int])
 
 
 def test_parts():

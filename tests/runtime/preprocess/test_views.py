@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -16,9 +19,12 @@ from cmdiad_runtime.names import ViewName
 from cmdiad_runtime.preprocess.cloud import part_geometry as part_geometry_module
 from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
 from cmdiad_runtime.preprocess.view_settings import TopSettings
+from cmdiad_runtime.preprocess.views.part import PartView
 from cmdiad_runtime.preprocess.views.place import PaddedSquare, TopPlace
 from cmdiad_runtime.preprocess.views.registry import VIEWS
 from cmdiad_runtime.preprocess.views.strategy import part_geometry
+from cmdiad_runtime.preprocess.views.top import TopView
+from cmdiad_runtime.preprocess.work import pieces as pieces_module
 from cmdiad_runtime.sample import Sample
 
 SIZE = 120
@@ -124,6 +130,33 @@ def test_pixels_without_a_point_follow_the_affine_map() -> None:
     assert found[0, 0] == anomaly_map.min()  # beyond the view
 
 
+@pytest.mark.parametrize(
+    "square",
+    [
+        PaddedSquare(30, 30, 0, 0, 30),
+        PaddedSquare(20, 30, 5, 0, 30),
+        PaddedSquare(30, 20, 0, 5, 30),
+        PaddedSquare(20, 20, 40, 40, 30),  # no place of the square inside the image
+    ],
+)
+def test_positions_are_those_of_the_points_and_else_of_the_affine_map(square: PaddedSquare) -> None:
+    rng, size = np.random.default_rng(0), 24
+    pixels = np.stack(np.nonzero(rng.random((square.height, square.width)) < 0.4))
+    target = rng.normal(size=(pixels.shape[1], 2)) * 5
+    found = TopPlace(pixels, target).positions(square, size)
+    ones = np.ones((pixels.shape[1], 1))
+    affine = np.linalg.lstsq(np.hstack([pixels.T, ones]), target, rcond=None)[0]  # [3, 2]
+    points = {(int(row), int(column)): place for row, column, place in zip(*pixels, target, strict=True)}
+    rows, columns = square.sensor_pixels(size)
+    for i, j in np.ndindex(size, size):
+        row, column = float(rows[i, 0]), float(columns[0, j])
+        exact = points.get((round(row), round(column)))
+        if exact is not None:
+            np.testing.assert_array_equal(found[:, i, j], exact)
+        else:  # both in float64; the normal equations lose some digits
+            np.testing.assert_allclose(found[:, i, j], np.array([row, column, 1]) @ affine, rtol=0, atol=1e-9)
+
+
 def test_padding_is_beyond_the_part() -> None:
     place = TopPlace(np.array([[5, 5, 9], [5, 9, 5]]), np.array([[5.0, 5.0], [5.0, 9.0], [9.0, 5.0]]))
     anomaly_map = np.full((20, 20), 2.0, np.float32)
@@ -159,6 +192,64 @@ def test_each_modality_in_its_own_view(top: TopSettings) -> None:
     for modality in ("rgb", "xyz"):  # as training sees them, one by one
         alone = prepare(turned, replace(both, modality=modality)).inputs
         np.testing.assert_array_equal(*(each[next(iter(alone))] for each in (alone, prepared.inputs)))
+
+
+@pytest.fixture(params=[True, False], ids=["helper", "no helper"])
+def helper(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    """Whether the process has a helper thread, as on several cores."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="test-helper") if request.param else None
+    monkeypatch.setattr(pieces_module, "_helper", lambda: executor)
+    yield request.param
+    if executor is not None:
+        executor.shutdown()
+
+
+def each_view(top: TopSettings) -> Preprocessing:
+    return replace(SETTINGS, modality="both", top=top, part=learn("part", [sample(1.0)]).part)
+
+
+def test_the_helper_prepares_the_image_meanwhile(
+    top: TopSettings, helper: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, turned = each_view(top), sample(1.0)
+    expected = {name: prepare(turned, replace(settings, modality=name)) for name in ("xyz", "rgb")}
+    begun, threads = threading.Event(), []
+    in_top, in_part = TopView.prepare, PartView.prepare
+
+    def top_prepare(view: TopView, *arguments: Any) -> Any:
+        assert not helper or begun.wait(10)  # seconds at most
+        return in_top(view, *arguments)
+
+    def part_prepare(view: PartView, *arguments: Any) -> Any:
+        begun.set()
+        threads.append(threading.current_thread().name)
+        return in_part(view, *arguments)
+
+    monkeypatch.setattr(TopView, "prepare", top_prepare)
+    monkeypatch.setattr(PartView, "prepare", part_prepare)
+    prepared = prepare(turned, settings)
+    assert [name.startswith("test-helper") for name in threads] == [helper]
+    np.testing.assert_array_equal(prepared.inputs["surface"], expected["xyz"].inputs["surface"])
+    np.testing.assert_array_equal(prepared.inputs["rgb"], expected["rgb"].inputs["rgb"])
+    maps = np.random.default_rng(0).random((2, 96, 96), dtype=np.float32)
+    alone = [expected[name].to_sensor(anomaly_map) for name, anomaly_map in zip(("xyz", "rgb"), maps, strict=True)]
+    np.testing.assert_array_equal(prepared.each_to_sensor(maps), np.stack(alone))
+
+
+@pytest.mark.parametrize(
+    ("has_image", "has_cloud", "reason"),
+    [(True, False, "no-part"), (False, True, "no-contrast"), (False, False, "no-part")],
+)
+def test_an_unusable_modality_is_refused(
+    top: TopSettings, helper: bool, has_image: bool, has_cloud: bool, reason: str
+) -> None:
+    good = sample(1.0)
+    assert good.rgb is not None and good.xyz is not None
+    rgb = good.rgb if has_image else np.zeros_like(good.rgb)
+    xyz = good.xyz if has_cloud else np.where([True, True, False], good.xyz, np.float32(DISTANCE))
+    with pytest.raises(InputError) as caught:
+        prepare(Sample("part", rgb=rgb, xyz=xyz), each_view(top))
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize(

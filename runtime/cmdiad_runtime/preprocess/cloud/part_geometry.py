@@ -22,7 +22,8 @@ class PartGeometry:
     """Lazy geometry of one sample: every property is computed when first read, and kept.
 
     Every view and modality of a sample uses the same instance, so the plane search and the clustering run once per
-    sample. Not safe for use by several threads at once.
+    sample. One thread may read properties of the image while another one reads properties of the cloud; otherwise not
+    safe for use by several threads at once.
 
     Args:
         sample: Sample whose cloud is read; a sample without a cloud raises only if a property is read.

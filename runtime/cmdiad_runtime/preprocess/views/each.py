@@ -11,6 +11,7 @@ from cmdiad_runtime.preprocess.views.part import PartView
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.strategy import LocatedPart
 from cmdiad_runtime.preprocess.views.top import TopView
+from cmdiad_runtime.preprocess.work.pieces import Pieces
 from cmdiad_runtime.sample import Sample
 
 
@@ -38,7 +39,13 @@ class EachView:
         return PartView.learn(parts, TopView.learn(parts, preprocessing))
 
     def prepare(self, sample: Sample, geometry: PartGeometry) -> Prepared:
-        """Return the network inputs of a sample, each modality in its own view; see `View`."""
-        above = self.top.prepare(sample, geometry)
-        cut_out = self.part.prepare(sample, geometry)
+        """Return the network inputs of a sample, each modality in its own view; see `View`.
+
+        The helper thread prepares the image while the caller prepares the cloud. If neither can be used, the error is
+        that of the cloud.
+        """
+        with Pieces() as pieces:
+            image = pieces.offer(lambda: self.part.prepare(sample, geometry))
+            above = self.top.prepare(sample, geometry)
+            cut_out = image.result()
         return Prepared(above.inputs | cut_out.inputs, above.square, above.places + cut_out.places)

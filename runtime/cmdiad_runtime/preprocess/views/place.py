@@ -90,21 +90,21 @@ class TopPlace:
         rows, columns = square.sensor_pixels(size)
         down, right = rows - middle[0], columns - middle[1]
         position = np.stack([turn[0, axis] * down + turn[1, axis] * right + target[axis] for axis in (0, 1)])
-        exact = np.full((2, square.height, square.width), np.nan)
-        exact[:, self.pixels[0], self.pixels[1]] = self.target.T
-        row, column = _nearest_inside(rows.ravel(), square.height), _nearest_inside(columns.ravel(), square.width)
-        measured = exact[:, row[1][:, None], column[1]]
-        inside = np.ix_(np.arange(2), row[0], column[0])
-        position[inside] = np.where(np.isnan(measured), position[inside], measured)
+        point = np.full((square.height, square.width), -1, dtype=np.int32)
+        point[self.pixels[0], self.pixels[1]] = np.arange(len(self.target))
+        inside_rows, row = _nearest_inside(rows.ravel(), square.height)
+        inside_columns, column = _nearest_inside(columns.ravel(), square.width)
+        nearest = point[row].take(column, axis=1)
+        measured = nearest >= 0
+        position[:, inside_rows, inside_columns][:, measured] = self.target[nearest[measured]].T
         return position
 
 
-def _nearest_inside(
-    places: npt.NDArray[np.float64], length: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the indices of places along an axis of the image, and the nearest pixel of each of these places."""
+def _nearest_inside(places: npt.NDArray[np.float64], length: int) -> tuple[slice, _Indices]:
+    """Return the range of ascending places that lie inside the image along an axis, and the nearest pixel of each."""
     inside = np.flatnonzero((places > -0.5) & (places < length - 0.5))
-    return inside, np.rint(places[inside]).astype(np.int64)
+    covered = slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0)
+    return covered, np.rint(places[covered]).astype(np.int64)
 
 
 @dataclass(frozen=True)

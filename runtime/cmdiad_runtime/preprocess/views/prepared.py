@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from cmdiad_runtime.preprocess.views.part_pose import ImagePose
 from cmdiad_runtime.preprocess.views.place import PaddedSquare, PartPlace, Place, SampledPlace
+from cmdiad_runtime.preprocess.work.pieces import share
 
 _SQUARE = "square"
 _PLACE = "place-"
@@ -46,8 +48,8 @@ class Placement:
         if not self.places:
             return maps
         places = self.places * len(maps) if len(self.places) == 1 else self.places
-        pairs = zip(places, maps, strict=True)
-        return np.stack([place.to_sensor(anomaly_map, self.square) for place, anomaly_map in pairs])
+        moves = [partial(place.to_sensor, one, self.square) for place, one in zip(places, maps, strict=True)]
+        return np.stack(share(moves))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Return True if maps of a shape, `[size, size]` or `[maps, size, size]`, can be moved over the sensor."""

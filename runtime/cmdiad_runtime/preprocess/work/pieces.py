@@ -83,11 +83,14 @@ class Pieces:
         wait([piece.future for piece in self._offered if not piece.future.cancel()])
 
 
-def share(works: Iterable[Callable[[], Any]]) -> None:
-    """Run independent pieces of work: the helper thread from the first one on, the caller from the last one on."""
+def share(works: Iterable[Callable[[], _T]]) -> list[_T]:
+    """Run independent pieces of work: the helper thread from the first one on, the caller from the last one on.
+
+    Return the results in the order of the pieces. If several fail, the error is that of the last of them.
+    """
     with Pieces() as pieces:
-        for piece in reversed([pieces.offer(work) for work in works]):
-            piece.result()
+        offered = [pieces.offer(work) for work in works]
+        return [piece.result() for piece in reversed(offered)][::-1]
 
 
 def parts(count: int, at_once: int) -> list[slice]:
