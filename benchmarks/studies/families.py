@@ -19,6 +19,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
+
 from cmdiad_bench.machine import describe_machine
 from cmdiad_runtime.names import Sensors
 from cmdiad_runtime.support.files import atomic_write, write_json
@@ -269,6 +271,8 @@ def _try_to_train(train: Callable[[T], None], item: T, threads: int | None) -> s
         torch.set_num_threads(threads)
     try:
         train(item)
+    except click.Abort:  # a signal, which ends the study
+        raise
     except Exception as error:  # One training that fails must not end the study.
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return None

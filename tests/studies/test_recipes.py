@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from cmdiad_runtime.support.files import write_json
@@ -73,6 +74,20 @@ def test_finished_trainings_are_reused_and_failures_are_named(tmp_path: Path, mo
     assert (tmp_path / "recipes.md").read_text().count("\n") == 4
     study.measure([replace(table[0], options=("--family", "bank", "--modality", "xyz"))], reporter)
     assert trained[5:] == ["camera-0"]
+
+
+def test_a_signal_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def train(_: RecipeStudy, recipe: Recipe) -> None:
+        trained.append(recipe.name)
+        raise click.Abort
+
+    monkeypatch.setattr(RecipeStudy, "train", train)
+    recipes = [Recipe("camera", (), 0), Recipe("cloud", (), 0)]
+    with pytest.raises(click.Abort):
+        RecipeStudy(tmp_path, "gear", tmp_path / "out").measure(recipes, RecordingReporter())
+    assert trained == ["camera-0"]
 
 
 def test_a_training_inspects_the_test_split_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -158,9 +157,10 @@ def _read_block(file: BinaryIO, rows: int, tolerant: _Tolerant) -> npt.NDArray[n
 
 
 def _parsed(lines: Iterator[str]) -> npt.NDArray[np.float64]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # NumPy only warns if all lines are empty.
-        return np.loadtxt(lines, dtype=np.float64, comments=None, ndmin=2)
+    first = next((line for line in lines if line.strip()), None)
+    if first is None:  # NumPy would warn. A filter of warnings would hold for all threads, also for those that prepare.
+        return np.empty((0, 1))
+    return np.loadtxt(chain([first], lines), dtype=np.float64, comments=None, ndmin=2)
 
 
 def _lines(file: BinaryIO, rows: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,3 +169,26 @@ def test_comment_that_fits_is_found_among_others(tmp_path: Path) -> None:
 def test_two_sizes_are_refused(tmp_path: Path, notes: tuple[str, ...]) -> None:
     (tmp_path / "a.ply").write_bytes(ply({"vertex": records(POINTS)}, notes=notes))
     assert "two sizes of the grid" in refusal(read_xyz, tmp_path / "a.ply")
+
+
+def test_reading_changes_no_filter_of_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []  # A filter holds for the whole process: a warning of another thread would become an error.
+
+    def loadtxt(*arguments: object, **options: object) -> object:
+        seen.append(list(warnings.filters))
+        return numpy_loadtxt(*arguments, **options)  # type: ignore[call-overload]
+
+    numpy_loadtxt = np.loadtxt
+    monkeypatch.setattr(np, "loadtxt", loadtxt)
+    (tmp_path / "cloud.ply").write_bytes(ply({"vertex": records(POINTS)}, form="ascii", notes=GRID_NOTES))
+    read_xyz(tmp_path / "cloud.ply")
+    assert seen and all(filters == list(warnings.filters) for filters in seen)
+
+
+def test_empty_lines_are_refused_without_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "cloud.ply"
+    path.write_bytes(text_ply(b"\n" * 100_000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InputError):
+            read_xyz(path)
