@@ -262,6 +262,29 @@ def test_names_that_are_not_certain_are_refused_with_the_new_name(
     assert refused.value.action.startswith(action)
 
 
+def test_names_with_numbers_in_splits(tmp_path: Path) -> None:
+    fill(tmp_path / "train", "OK-2231/1.png")
+    fill(tmp_path / "validation", "OK-2231/2.png")
+    fill(tmp_path / "test", "OK-2231/3.png", "NG-2231/4.png")
+    assert [listed(tmp_path, split) for split in ("train", "validation")] == [["train/good/1"], ["validation/good/2"]]
+    assert sorted(listed(tmp_path, "test")) == ["test/NG-2231/4", "test/good/3"]
+
+
+@pytest.mark.parametrize("place", ["NG/OK-2231", "test/OK?"])
+def test_good_names_among_defects_are_refused(tmp_path: Path, place: str) -> None:
+    fill(tmp_path, "OK/1.png", "NG/2.png", "test/dent/3.png", f"{place}/4.png")
+    with pytest.raises(RunError, match="a folder of good parts, by its name, where defects are") as refused:
+        listed(tmp_path, "test")
+    assert refused.value.action.startswith(f"Rename {Path(place).name} to the name of its defect")
+
+
+@pytest.mark.parametrize("names", [["OK-1/2.png", "OK-2/3.png"], ["monday/2.png"]])
+def test_validation_samples_are_never_dropped(tmp_path: Path, names: list[str]) -> None:
+    fill(tmp_path, "OK/1.png", "NG/2.png", *(f"validation/{name}" for name in names))
+    with pytest.raises(RunError, match="validation: found samples in"):
+        listed(tmp_path, "validation")
+
+
 def test_bad_parts_in_the_good_folder_are_never_trained_on(tmp_path: Path) -> None:
     fill(tmp_path, "OK/1.png", "OK/NG-2231/2.png")
     assert listed(tmp_path, "train") == ["train/good/1"]

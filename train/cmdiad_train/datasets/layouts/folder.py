@@ -141,8 +141,7 @@ def _arrange(folder: Path) -> _Arrangement:
         _check_own_name(folder, arrangement)
         _note_kinds_of_names(arrangement)
     if "validation" in splits:
-        place = splits["validation"]
-        _add_good(next(iter(_labelled(place, "good")), place), arrangement, split="validation")
+        _add_validation(splits["validation"], arrangement)
     _add_defects(folder, arrangement, skip=(good, *splits.values()))
     if "test" in splits:
         _add_test(splits["test"], arrangement)
@@ -155,7 +154,7 @@ def _arrange(folder: Path) -> _Arrangement:
 
 def _good_folder(folder: Path, train: Path | None, arrangement: _Arrangement) -> Path | None:
     """Return the folder of good samples for training, or None if there is no such folder or more than one."""
-    inside = [] if train is None else _labelled(train, "good") or [train]
+    inside = [] if train is None else _good_in_split(train) or [train]
     candidates = [place for place in (*_good_places(folder), *inside) if _stems(place)]
     if train is not None and inside != [train]:
         others = [p for p in _places_of_samples(train) if p not in inside]
@@ -176,7 +175,17 @@ def _good_places(folder: Path) -> list[Path]:
     named = _labelled(folder, "good")
     if not named and "bad" not in places.values():
         return []
-    return [p for p in places if p in named or (places[p] == "good" and _PLAIN_NAME.fullmatch(p.name))]
+    return [p for p in places if p in named or _is_named_good(p)]
+
+
+def _good_in_split(split: Path) -> list[Path]:
+    """Return the folders of good samples in a folder such as `test`, also those with a name such as `OK-2231`."""
+    places = _places_of_samples(split)
+    return [p for p in places if p in _labelled(split, "good") or _is_named_good(p)]
+
+
+def _is_named_good(place: Path) -> bool:
+    return label_of_words(place.name) == "good" and _PLAIN_NAME.fullmatch(place.name) is not None
 
 
 def _check_own_name(folder: Path, arrangement: _Arrangement) -> None:
@@ -253,8 +262,10 @@ def _add_defects(place: Path, arrangement: _Arrangement, skip: tuple[Path | None
     for defect in _places_of_samples(place):
         if defect in skip:
             continue
-        label = label_of_folder(defect.name)
-        if label == "good":
+        if label_of_folder(defect.name) == "good":
+            continue
+        if label_of_words(defect.name) == "good" and any(group.split == "train" for group in arrangement.groups):
+            _refuse_good_name(defect, arrangement)
             continue
         stems = _stems(defect)
         if stems:
@@ -264,12 +275,41 @@ def _add_defects(place: Path, arrangement: _Arrangement, skip: tuple[Path | None
             _add_defects(defect, arrangement)
 
 
+def _refuse_good_name(place: Path, arrangement: _Arrangement) -> None:
+    """Add a problem for a folder in the place of a defect whose name says that its parts are good."""
+    name = printable(place.name)
+    error = RunError(
+        place,
+        found="a folder of good parts, by its name, where defects are",
+        expected="a folder of defects",
+        action=f"Rename {name} to the name of its defect; if its parts are good, move them to the folder of good parts",
+    )
+    arrangement.problems.append(("test", error))
+
+
+def _add_validation(validation: Path, arrangement: _Arrangement) -> None:
+    """Add the good samples of a validation split that was made by hand, or a problem if they cannot be found."""
+    places = [place for place in _places_of_samples(validation) if _stems(place)]
+    good = [place for place in _good_in_split(validation) if place in places] or [validation]
+    if len(good) == 1 and (good != [validation] or _stems(validation) or not places):
+        _add_good(good[0], arrangement, split="validation")
+        return
+    listed = " and ".join(printable(place.name) for place in places)
+    error = RunError(
+        validation,
+        found=f"samples in {listed}",
+        expected="one folder of good samples",
+        action="Move the good samples to validation/good",
+    )
+    arrangement.problems.append(("validation", error))
+
+
 def _add_test(test: Path, arrangement: _Arrangement) -> None:
     """Add the samples of a test split that was made by hand."""
-    good = _labelled(test, "good")
+    good = _good_in_split(test)
     for place in good:
         _add_good(place, arrangement, split="test")
-    _add_defects(test, arrangement)
+    _add_defects(test, arrangement, skip=tuple(good))
     stems = _stems(test)
     if not stems:
         return
