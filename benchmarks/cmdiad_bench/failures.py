@@ -27,14 +27,14 @@ def result_or_failure(title: str, file: Path, work: Callable[[], dict[str, Any]]
 
     Args:
         title: Name of the row, for the report.
-        file: File for the traceback of an unforeseen error. If the work succeeds, the file of an earlier call is
-            removed.
+        file: File for the traceback of an unforeseen error. Otherwise the file of an earlier call is removed.
         work: Function that measures the row. Interruptions, exits and usage errors are not caught.
         reporter: Receiver of the failure.
     """
     try:
         result = work()
     except CmdiadError as error:
+        _remove(file)
         text = str(error)
     except _ENDINGS:
         raise
@@ -42,17 +42,21 @@ def result_or_failure(title: str, file: Path, work: Callable[[], dict[str, Any]]
         check_signals()  # An interrupted library may raise another error.
         text = _unforeseen(error, file)
     else:
-        with suppress(OSError):
-            file.unlink()
+        _remove(file)
         return result
     reporter.say(f"{title}: failed. {text}")
     return {"failed": text}
 
 
+def _remove(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()
+
+
 def _unforeseen(error: Exception, file: Path) -> str:
     """Write the traceback of an error, and return the error with the name of the file in one line."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    text = printable(text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…").rstrip(".")
+    text = printable(text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…").rstrip(".: ")
     lines = "".join(traceback.format_exception(error))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

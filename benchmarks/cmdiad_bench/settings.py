@@ -15,7 +15,7 @@ def parse_settings(texts: tuple[str, ...]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--set")
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="'--set'")
         settings[name.removeprefix("--")] = value
     return settings
 
@@ -36,7 +36,7 @@ def setting_errors(settings: Mapping[str, str], family: str = "") -> Iterator[No
     except click.UsageError as error:
         text = error.message if isinstance(error, click.BadParameter) else error.format_message()
         names = [name for name in settings if _is_named(name.removeprefix(f"{family}."), error)]
-        typed = ", ".join(f"{name}={settings[name]}" for name in names)
+        typed = ", ".join(f"{name}={settings[name]}" for name in names or settings)
         raise click.BadParameter(f"{typed}: {text}" if typed else text, param_hint="'--set'") from error
 
 

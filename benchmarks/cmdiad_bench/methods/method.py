@@ -113,7 +113,7 @@ def _arguments(family: str, settings: Mapping[str, str]) -> Sequence[str]:
     for name, value in settings.items():
         prefix, dot, rest = name.partition(".")
         if dot and prefix not in all_families:
-            raise click.BadParameter(f"{prefix!r} is not one of {', '.join(all_families)}", param_hint="--set")
+            raise click.BadParameter(f"{prefix!r} is not one of {', '.join(all_families)}", param_hint="'--set'")
         _require_setting(rest if dot else name)
         if (dot and prefix != family) or (not dot and f"--{name}" in foreign):
             continue
@@ -131,7 +131,7 @@ def _require_setting(name: str) -> None:
         if option.name not in settings
         for text in option.opts
     }:
-        raise click.BadParameter(f"{name!r} is no setting of a comparison", param_hint="--set")
+        raise click.BadParameter(f"{name!r} is no setting of a comparison", param_hint="'--set'")
 
 
 def _needed(recipe: Recipe) -> frozenset[Modality]:

@@ -18,6 +18,8 @@ RUN_KEY = b"cmdiad.run"
 """Key of the footer with the digest of the run, see `ScoreRecord.digest`."""
 SHARD_KEY = b"cmdiad.shard"
 """Key of the footer with the digest of the rows that were scored, see `Shard.digest`."""
+STAGES = ("read", "preprocess", "engine", "map")
+"""Stages whose milliseconds a line has, see `Inspection.timings_ms`."""
 
 
 def require_parquet() -> None:
@@ -99,9 +101,7 @@ def _schema() -> Any:
             pa.field("bundle", text, nullable=False),
             pa.field("bundle_sha256", text, nullable=False),
             pa.field("engine", text, nullable=False),
-            pa.field(
-                "timings_ms", pa.struct([(stage, number) for stage in ("read", "preprocess", "engine")]), nullable=False
-            ),
+            pa.field("timings_ms", pa.struct([(stage, number) for stage in STAGES]), nullable=False),
             pa.field("overlay", text),
             pa.field("overlay_error", text),
         ]

@@ -181,7 +181,8 @@ def stage_latencies(timings: Sequence[Mapping[str, float]]) -> dict[str, Latency
 
     Args:
         timings: `timings_ms` of each part: times from the trigger to the end of "acquired", "inspected", "recorded" and
-            "published", and the durations "preprocess" and "engine". Stages that a part did not reach are missing.
+            "published", and the durations "preprocess", "engine" and "map". Stages that a part did not reach are
+            missing.
     """
     durations: dict[str, list[float]] = {}
     for entry in timings:
@@ -189,7 +190,7 @@ def stage_latencies(timings: Sequence[Mapping[str, float]]) -> dict[str, Latency
         for stage in (stage for stage in _STAGES if stage in entry):
             durations.setdefault(stage, []).append(entry[stage] - before)
             before = entry[stage]
-        for stage in ("preprocess", "engine"):
+        for stage in ("preprocess", "engine", "map"):
             if stage in entry:
                 durations.setdefault(stage, []).append(entry[stage])
         if "published" in entry:

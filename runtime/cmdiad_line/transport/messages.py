@@ -158,7 +158,8 @@ class Result:
         bundle_digest: SHA-256 of the manifest of the bundle, or "".
         time: Wall-clock time of the trigger.
         timings_ms: Milliseconds from the trigger to the end of each stage: "acquired", "inspected", "recorded",
-            "published". In addition the durations "preprocess", "engine", and "detector" for the whole inspection.
+            "published". In addition the durations "preprocess", "engine", "map", and "detector" for the whole
+            inspection.
         replayed: True for a result that is sent again to a process that was restarted.
         deadline_ns: Time after which a process must not show the plant OK for the first time.
     """
@@ -421,7 +422,7 @@ class Inspected:
         square: Top, left, side, height and width of the map's square over the sensor's image
             (`cmdiad_runtime.preprocess.views.place.PaddedSquare`), or None.
         peak: Row and column of the largest map value in the sensor's image, or None.
-        timings_ms: Durations of "preprocess", of "engine", and of the whole inspection as "detector".
+        timings_ms: Durations of "preprocess", "engine" and "map", and of the whole inspection as "detector".
         map_max: Largest map value, or None if the sample was not inspected.
     """
 

@@ -17,6 +17,7 @@ TIMES = {
     "acquired": "Picture after",
     "preprocess": "Preparation",
     "engine": "Detector",
+    "map": "Map",
     "published": "Verdict after",
 }
 """Title of each time of a recorded part. The row is written before the publication, so `published` is the verdict."""

@@ -49,7 +49,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._latency = Histogram(
             "cmdiad_stage_seconds",
-            "Seconds from the trigger to the end of a stage; preprocess and engine: duration.",
+            "Seconds from the trigger to the end of a stage; preprocess, engine and map: duration.",
             ["stage"],
             buckets=BUCKETS_S,
             registry=self._registry,

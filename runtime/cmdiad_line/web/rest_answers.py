@@ -42,7 +42,8 @@ class PublishedResult(BaseModel):
     timings_ms: Annotated[
         dict[str, float],
         Field(
-            description="Milliseconds from the trigger to the end of each stage; durations of `preprocess`, `engine`."
+            description="Milliseconds from the trigger to the end of each stage; durations of `preprocess`, "
+            "`engine`, `map`."
         ),
     ]
 

@@ -79,6 +79,7 @@ STAGES = {
     "inspected": "Inspection",
     "preprocess": "of which preparation",
     "engine": "of which detector",
+    "map": "of which map",
     "total": "Trigger to verdict",
 }
 """Title of each stage of `cmdiad_line.records.statistics.stage_latencies` on the engineer page.

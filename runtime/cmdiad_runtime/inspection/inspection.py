@@ -36,8 +36,8 @@ class Inspection:
         view: Position of that square over the sensor's image; None if the sample was not inspected.
         ignored: Pixels of that square that the inspection mask excludes, bool `[size, size]`; None without a mask.
         ignored_share: Share of the inspected area that the inspection mask excludes; 0 without a mask.
-        timings_ms: Wall-clock milliseconds by stage: `preprocess`; if the engine was reached, also `engine`, and `map`:
-            the check of the outputs and the move of the map over the image of the sensor.
+        timings_ms: Wall-clock milliseconds by stage: `preprocess`; if the engine answered, also `engine`; if its
+            outputs can be used, also `map`: their check, and the move of map and mask over the image of the sensor.
         sample: The inspected sample, for `overlay`; None if the file could not be read or the arrays are too large.
         skipped_checks: Names of the checks of the recording conditions that were not made: those that are switched off,
             and all that training learns if the bundle has no envelope.

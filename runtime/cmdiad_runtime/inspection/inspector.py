@@ -188,6 +188,7 @@ class Inspector:
         threshold, map_threshold = self.thresholds
         reason, message = _reason(score, threshold, ready.objection)
         ignored = self.bundle.preprocessing.ignored
+        left_out = None if ignored is None else np.any([over_sensor(part, ignored) for part in ready.parts], axis=0)
         timings["map"] = (time.perf_counter() - start) * 1e3
         return Inspection(
             name=sample.name,
@@ -198,7 +199,7 @@ class Inspector:
             map_threshold=map_threshold,
             map=anomaly_map,
             view=ready.parts[0].square,
-            ignored=None if ignored is None else np.any([over_sensor(part, ignored) for part in ready.parts], axis=0),
+            ignored=left_out,
             ignored_share=0.0 if ignored is None else ignored.share,
             timings_ms=timings,
             sample=sample,

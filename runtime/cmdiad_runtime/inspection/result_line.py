@@ -40,6 +40,7 @@ CSV_COLUMNS = (
     "engine_ms",
     "overlay",
     "pattern",
+    "map_ms",
 )
 """Columns of `results.csv`, in order. `pattern` is empty except with a bundle for whichever sensors arrive."""
 

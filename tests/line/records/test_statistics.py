@@ -120,7 +120,7 @@ def test_rates_by_hour():
 
 def test_latency_of_a_stage_is_the_time_since_the_stage_before():
     timings = [
-        {"acquired": 10.0, "inspected": 40.0, "recorded": 45.0, "published": 46.0, "engine": 20.0},
+        {"acquired": 10.0, "inspected": 40.0, "recorded": 45.0, "published": 46.0, "engine": 20.0, "map": 5.0},
         {"acquired": 20.0, "inspected": 60.0, "recorded": 70.0, "published": 71.0, "engine": 30.0},
         {"acquired": 30.0, "published": 1000.0},
         {},
@@ -132,4 +132,5 @@ def test_latency_of_a_stage_is_the_time_since_the_stage_before():
     assert latencies["total"].largest == 1000.0
     assert latencies["published"].largest == 970.0
     assert latencies["engine"].p50 == 25.0
+    assert latencies["map"].p50 == 5.0
     assert stage_latencies([]) == {}

@@ -409,7 +409,7 @@ def test_good_part_is_ok_only_after_its_row_is_on_the_disk(dispatch):
 
 def test_rows_have_every_time_that_the_export_has_a_column_for(dispatch):
     """A column that no row can fill looks like a fault of the station."""
-    times = {"preprocess": 1.0, "engine": 1.0}
+    times = {"preprocess": 1.0, "engine": 1.0, "map": 1.0}
     actions = []
     for part, verdict in ((1, "OK"), (2, "NG")):
         actions += dispatch.handle("plc", Trigger(token=part), 0, TIME)

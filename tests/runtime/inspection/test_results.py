@@ -43,7 +43,7 @@ def inspected(name: str = "photos/part.png", score: float = 0.5, **changes: Any)
         "map_threshold": 1.0,
         "map": np.full((4, 4), score, np.float32),
         "view": PaddedSquare(8, 8, 0, 0, 8),
-        "timings_ms": {"preprocess": 2.0, "engine": 3.0},
+        "timings_ms": {"preprocess": 2.0, "engine": 3.0, "map": 4.0},
         "sample": Sample(name, rgb=np.full((8, 8, 3), 99, np.uint8)),
     }
     return InspectedSource(Path(name), Inspection(**{**fields, **changes}), read_ms=1.23456, latency_ms=7.0)
@@ -95,7 +95,7 @@ def test_fields_of_a_line(tmp_path: Path) -> None:
         "bundle": "gear",
         "bundle_sha256": "0" * 64,
         "engine": "onnxruntime 1.0, CPU",
-        "timings_ms": {"read": 1.235, "preprocess": 2.0, "engine": 3.0},
+        "timings_ms": {"read": 1.235, "preprocess": 2.0, "engine": 3.0, "map": 4.0},
         "overlay": "overlays/photos-part.png",
         "overlay_error": None,
     }
@@ -138,7 +138,8 @@ def test_table_has_a_row_for_each_line(tmp_path: Path) -> None:
     store(tmp_path, inspected(), not_inspected(message='bad, "very" bad'), options=TABLE)
     first, second = rows(tmp_path)
     assert tuple(first) == CSV_COLUMNS
-    assert (first["verdict"], first["inspected"], first["score"], first["engine_ms"]) == ("OK", "true", "0.5", "3.0")
+    assert (first["verdict"], first["inspected"], first["score"]) == ("OK", "true", "0.5")
+    assert (first["preprocess_ms"], first["engine_ms"], first["map_ms"]) == ("2.0", "3.0", "4.0")
     assert (second["verdict"], second["inspected"], second["score"]) == ("NG", "false", "")
     assert second["message"] == 'bad, "very" bad'
 
