@@ -60,7 +60,7 @@ def test_each_sample_gets_a_verdict_by_the_threshold(
         reason = "score" if line["verdict"] == "NG" else None
         assert line["reason"] == reason
         assert printed == f"{line['verdict']}\t{line['score']:.6g}\t{line['input']}\t{reason or '-'}"
-        assert set(line["timings_ms"]) == {"read", "preprocess", "engine"}
+        assert set(line["timings_ms"]) == {"read", "preprocess", "engine", "map"}
         assert (out / line["overlay"]).is_file()
     assert len({line["overlay"] for line in lines}) == 5
     assert {p.name for p in out.iterdir()} == {"results.jsonl", "overlays", LOCK_NAME}
