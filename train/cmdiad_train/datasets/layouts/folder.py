@@ -97,6 +97,10 @@ class _Arrangement:
     problems: list[tuple[str, RunError]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def refuse(self, split: str, place: Path, *, found: str, expected: str, action: str) -> None:
+        """Add an error about a place to those that a listing of the split returns."""
+        self.problems.append((split, RunError(place, found=found, expected=expected, action=action)))
+
 
 def is_category(folder: Path) -> bool:
     """Return True if a folder holds good samples, or samples that are sorted by their names."""
@@ -154,7 +158,7 @@ def _arrange(folder: Path) -> _Arrangement:
 
 def _good_folder(folder: Path, train: Path | None, arrangement: _Arrangement) -> Path | None:
     """Return the folder of good samples for training, or None if there is no such folder or more than one."""
-    inside = [] if train is None else _good_in_split(train) or [train]
+    inside = [] if train is None else _named_good(train) or [train]
     candidates = [place for place in (*_good_places(folder), *inside) if _stems(place)]
     if train is not None and inside != [train]:
         others = [p for p in _places_of_samples(train) if p not in inside]
@@ -162,43 +166,44 @@ def _good_folder(folder: Path, train: Path | None, arrangement: _Arrangement) ->
     if len(candidates) < 2:
         return next(iter(candidates), folder if _stems(folder) else None)
     places = " and ".join(str(place.relative_to(folder)) for place in candidates)
-    error = RunError(
-        folder, found=f"good samples in {places}", expected="one folder of good samples", action="Move them together"
+    arrangement.refuse(
+        "train",
+        folder,
+        found=f"good samples in {places}",
+        expected="one folder of good samples",
+        action="Move them together",
     )
-    arrangement.problems.append(("train", error))
     return None
 
 
 def _good_places(folder: Path) -> list[Path]:
     """Return the sub-folders of good samples. A name such as `OK-2231` counts next to a folder of good or bad ones."""
-    places = {place: label_of_words(place.name) for place in _places_of_samples(folder)}
-    named = _labelled(folder, "good")
-    if not named and "bad" not in places.values():
-        return []
-    return [p for p in places if p in named or _is_named_good(p)]
+    names = [place.name for place in _places_of_samples(folder)]
+    certain = any(label_of_folder(name) == "good" or label_of_words(name) == "bad" for name in names)
+    return _named_good(folder) if certain else []
 
 
-def _good_in_split(split: Path) -> list[Path]:
-    """Return the folders of good samples in a folder such as `test`, also those with a name such as `OK-2231`."""
-    places = _places_of_samples(split)
-    return [p for p in places if p in _labelled(split, "good") or _is_named_good(p)]
+def _named_good(folder: Path) -> list[Path]:
+    """Return the sub-folders whose names say that their samples are good, such as `good` or `OK-2231`."""
+    return [place for place in _places_of_samples(folder) if _is_good_name(place.name)]
 
 
-def _is_named_good(place: Path) -> bool:
-    return label_of_words(place.name) == "good" and _PLAIN_NAME.fullmatch(place.name) is not None
+def _is_good_name(name: str) -> bool:
+    plain = _PLAIN_NAME.fullmatch(name) is not None
+    return label_of_folder(name) == "good" or (plain and label_of_words(name) == "good")
 
 
 def _check_own_name(folder: Path, arrangement: _Arrangement) -> None:
     """Add a problem if name or place of a folder say that the samples directly in it are defects."""
     if label_of_place(folder) == "bad":
-        error = RunError(
+        arrangement.refuse(
+            "train",
             folder,
             found="samples in a folder of defects, by its name or place",
             expected="good samples",
             action="Pass the folder that contains good and bad parts; if these are good, move them to a folder with "
             f"another name than {printable(folder.resolve().name)}, such as OK",
         )
-        arrangement.problems.append(("train", error))
 
 
 def _add_good(place: Path, arrangement: _Arrangement, *, split: str = "train", sorted_by_name: bool = False) -> None:
@@ -219,8 +224,9 @@ def _note_kinds_of_names(arrangement: _Arrangement) -> None:
             stems = _stems(group.folder)
             words = Counter(re.findall(r"^[^\W\d_]*", stem.lower())[0] or "a number" for stem in stems)
             if 1 < len(words) <= _MOST_KINDS:
-                listed = ", ".join(f"{word} ({count})" for word, count in words.most_common())
-                arrangement.notes.append(f"all samples are taken for good ones; their names begin with {listed}")
+                kinds = [f"{word} ({count})" for word, count in words.most_common()]
+                beginnings = ", ".join(kinds)
+                arrangement.notes.append(f"all samples are taken for good ones; their names begin with {beginnings}")
 
 
 def _add_by_name(place: Path, labels: dict[str, Label | None], split: str, arrangement: _Arrangement) -> None:
@@ -228,13 +234,13 @@ def _add_by_name(place: Path, labels: dict[str, Label | None], split: str, arran
     by_label = {label: frozenset(s for s in labels if labels[s] == label) for label in ("good", "bad", None)}
     if by_label[None] or not by_label["good"]:
         good, bad, neither = (len(by_label[label]) for label in ("good", "bad", None))
-        error = RunError(
+        arrangement.refuse(
+            split,
             place,
             found=f"{good} files named as good, {bad} as bad, {neither} as neither",
             expected="names that all begin or end with a word such as ok, good, NG or bad, or none that does",
             action="Rename the files, or move the good parts to a folder OK and the others to a folder NOK",
         )
-        arrangement.problems.append((split, error))
         return
     arrangement.groups.append(_Group(split, GOOD, place, by_label["good"]))
     if by_label["bad"]:
@@ -248,13 +254,13 @@ def _check_names(
     other = _OPPOSITE[own]
     contrary = [stem for stem, label in labels.items() if label == other]
     if contrary and (own == "good" or len(contrary) < len(labels)):
-        error = RunError(
+        arrangement.refuse(
+            split,
             place,
             found=f"{len(contrary)} of {len(labels)} files with the name of a {other} part, first {contrary[0]}",
             expected=f"{own} parts alone",
             action="Move or rename these files",
         )
-        arrangement.problems.append((split, error))
 
 
 def _add_defects(place: Path, arrangement: _Arrangement, skip: tuple[Path | None, ...] = ()) -> None:
@@ -278,35 +284,35 @@ def _add_defects(place: Path, arrangement: _Arrangement, skip: tuple[Path | None
 def _refuse_good_name(place: Path, arrangement: _Arrangement) -> None:
     """Add a problem for a folder in the place of a defect whose name says that its parts are good."""
     name = printable(place.name)
-    error = RunError(
+    arrangement.refuse(
+        "test",
         place,
         found="a folder of good parts, by its name, where defects are",
         expected="a folder of defects",
         action=f"Rename {name} to the name of its defect; if its parts are good, move them to the folder of good parts",
     )
-    arrangement.problems.append(("test", error))
 
 
 def _add_validation(validation: Path, arrangement: _Arrangement) -> None:
     """Add the good samples of a validation split that was made by hand, or a problem if they cannot be found."""
     places = [place for place in _places_of_samples(validation) if _stems(place)]
-    good = [place for place in _good_in_split(validation) if place in places] or [validation]
+    good = [place for place in _named_good(validation) if place in places] or [validation]
     if len(good) == 1 and (good != [validation] or _stems(validation) or not places):
         _add_good(good[0], arrangement, split="validation")
         return
     listed = " and ".join(printable(place.name) for place in places)
-    error = RunError(
+    arrangement.refuse(
+        "validation",
         validation,
         found=f"samples in {listed}",
         expected="one folder of good samples",
         action="Move the good samples to validation/good",
     )
-    arrangement.problems.append(("validation", error))
 
 
 def _add_test(test: Path, arrangement: _Arrangement) -> None:
     """Add the samples of a test split that was made by hand."""
-    good = _good_in_split(test)
+    good = _named_good(test)
     for place in good:
         _add_good(place, arrangement, split="test")
     _add_defects(test, arrangement, skip=tuple(good))
@@ -317,13 +323,13 @@ def _add_test(test: Path, arrangement: _Arrangement) -> None:
     if all(labels.values()):
         _add_good(test, arrangement, split="test", sorted_by_name=True)
         return
-    error = RunError(
+    arrangement.refuse(
+        "test",
         test,
         found="samples that are marked neither as good nor as a defect",
         expected="the folders test/good and test/DEFECT, or names such as ok_001 and NG_002",
         action="Sort the samples into such folders",
     )
-    arrangement.problems.append(("test", error))
 
 
 def _keep_back(arrangement: _Arrangement) -> None:
@@ -349,13 +355,13 @@ def _check_defects(folder: Path, arrangement: _Arrangement) -> None:
     for defect, count in Counter(group.defect for group in tests).items():
         if count > 1:
             places = " and ".join(str(g.folder.relative_to(folder)) for g in tests if g.defect == defect)
-            error = RunError(
+            arrangement.refuse(
+                "test",
                 folder,
                 found=f"samples of {defect} in {places}",
                 expected="one folder for each defect",
                 action="Rename one of the folders, or move the files together",
             )
-            arrangement.problems.append(("test", error))
 
 
 def _note_unused(folder: Path, arrangement: _Arrangement) -> None:
@@ -370,10 +376,6 @@ def _note_unused(folder: Path, arrangement: _Arrangement) -> None:
             moved = place != folder and label_of_words(place.name) == "bad"
             remedy = f"; to test with them, move {name} next to the folder of good parts" if moved else ""
             arrangement.notes.append(f"{count} samples in {name} are not used{remedy}")
-
-
-def _labelled(place: Path, label: Label) -> list[Path]:
-    return [p for p in _places_of_samples(place) if label_of_folder(p.name) == label]
 
 
 def _places_of_samples(place: Path) -> list[Path]:
