@@ -22,11 +22,12 @@ from cmdiad_runtime.inspection.inputs import read_sample
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.pipeline import InspectedSource, inspect_stream
+from cmdiad_runtime.names import INSPECTION_STAGES
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import LeftOut
 from cmdiad_train.datasets.left_out import describe as describe_left_out
 
-STAGES = ("decode", "preprocess", "engine", "map", "post")
+STAGES = ("decode", *INSPECTION_STAGES, "post")
 PERCENTILES = (50, 90, 95, 99)
 TAKT_PERCENTILE = 99
 WARM_UP = 5

@@ -24,5 +24,8 @@ Verdict = Literal["map", "image"]
 """
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
+INSPECTION_STAGES = ("preprocess", "engine", "map")
+"""Stages of an inspection whose durations are recorded, in order; see `Inspection.timings_ms`."""
+
 EARLIER_VIEWS = {"plan": "top"}
 """Current names of views by the names of earlier versions. JSON keeps the name "plan" for settings of the top view."""

@@ -12,14 +12,13 @@ from typing import Any
 
 from cmdiad_fleet.scoring.shards import Shard
 from cmdiad_fleet.scoring.tally import Tally
+from cmdiad_runtime.names import INSPECTION_STAGES
 from cmdiad_runtime.support.files import atomic_write
 
 RUN_KEY = b"cmdiad.run"
 """Key of the footer with the digest of the run, see `ScoreRecord.digest`."""
 SHARD_KEY = b"cmdiad.shard"
 """Key of the footer with the digest of the rows that were scored, see `Shard.digest`."""
-STAGES = ("read", "preprocess", "engine", "map")
-"""Stages whose milliseconds a line has, see `Inspection.timings_ms`."""
 
 
 def require_parquet() -> None:
@@ -82,6 +81,7 @@ def _schema() -> Any:
     import pyarrow as pa
 
     text, number = pa.string(), pa.float64()
+    timings = pa.struct([(stage, number) for stage in ("read", *INSPECTION_STAGES)])
     return pa.schema(
         [
             pa.field("schema", pa.int32(), nullable=False),
@@ -101,7 +101,7 @@ def _schema() -> Any:
             pa.field("bundle", text, nullable=False),
             pa.field("bundle_sha256", text, nullable=False),
             pa.field("engine", text, nullable=False),
-            pa.field("timings_ms", pa.struct([(stage, number) for stage in STAGES]), nullable=False),
+            pa.field("timings_ms", timings, nullable=False),
             pa.field("overlay", text),
             pa.field("overlay_error", text),
         ]

@@ -9,6 +9,7 @@ from typing import Any
 from asyncua import ua
 
 from cmdiad_line.opcua.results import Entry
+from cmdiad_runtime.names import INSPECTION_STAGES
 
 types: Any = ua
 """Module of the structures: asyncua adds those of a node set when it is imported."""
@@ -72,7 +73,7 @@ def _processing_times(entry: Entry) -> Any:
     last = max(
         (timings[name] for name in ("acquired", "inspected", "recorded", "published") if name in timings), default=0
     )
-    durations = [timings[name] for name in ("preprocess", "engine", "map") if name in timings]
+    durations = [timings[name] for name in INSPECTION_STAGES if name in timings]
     return types.ProcessingTimesDataType(
         StartTime=start,
         EndTime=start + timedelta(milliseconds=last),

@@ -15,9 +15,10 @@ from cmdiad_line.records.chain import canonical
 from cmdiad_line.records.reading import RecordReader
 from cmdiad_line.records.stored import Selection, StoredResult
 from cmdiad_runtime.errors import EngineError
+from cmdiad_runtime.names import INSPECTION_STAGES
 from cmdiad_runtime.support.files import atomic_directory, atomic_write
 
-STAGES = ("preprocess", "engine", "map", "acquired", "inspected", "published")
+STAGES = (*INSPECTION_STAGES, "acquired", "inspected", "published")
 """Stages of which a row can have the time. The time of recording is none of them: a row is written before."""
 RESULTS = "results.jsonl"
 _NESTED = ("sensors", "timings_ms")

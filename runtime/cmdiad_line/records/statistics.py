@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cmdiad_runtime.names import INSPECTION_STAGES
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -190,7 +192,7 @@ def stage_latencies(timings: Sequence[Mapping[str, float]]) -> dict[str, Latency
         for stage in (stage for stage in _STAGES if stage in entry):
             durations.setdefault(stage, []).append(entry[stage] - before)
             before = entry[stage]
-        for stage in ("preprocess", "engine", "map"):
+        for stage in INSPECTION_STAGES:
             if stage in entry:
                 durations.setdefault(stage, []).append(entry[stage])
         if "published" in entry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.settings import Preprocessing
@@ -11,7 +12,7 @@ from cmdiad_runtime.preprocess.views.part import PartView
 from cmdiad_runtime.preprocess.views.prepared import Prepared
 from cmdiad_runtime.preprocess.views.strategy import LocatedPart
 from cmdiad_runtime.preprocess.views.top import TopView
-from cmdiad_runtime.preprocess.work.pieces import Pieces
+from cmdiad_runtime.preprocess.work.pieces import share
 from cmdiad_runtime.sample import Sample
 
 
@@ -44,8 +45,5 @@ class EachView:
         The helper thread prepares the image while the caller prepares the cloud. If neither can be used, the error is
         that of the cloud.
         """
-        with Pieces() as pieces:
-            image = pieces.offer(lambda: self.part.prepare(sample, geometry))
-            above = self.top.prepare(sample, geometry)
-            cut_out = image.result()
+        cut_out, above = share(partial(view.prepare, sample, geometry) for view in (self.part, self.top))
         return Prepared(above.inputs | cut_out.inputs, above.square, above.places + cut_out.places)
