@@ -140,5 +140,5 @@ def session_showing(model: ir.Model, names: Collection[str]) -> Any:
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     with TemporaryDirectory(prefix="cmdiad-graph-", ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "graph.onnx"
-        save_graph(shown, file)  # A large graph in memory would be there twice more: as text and as parsed.
+        save_graph(shown, file)  # From bytes, ONNX Runtime would hold the weights twice more.
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

@@ -196,7 +196,7 @@ def test_each_modality_in_its_own_view(top: TopSettings) -> None:
 
 @pytest.fixture(params=[True, False], ids=["helper", "no helper"])
 def helper(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
-    """Whether the process has a helper thread, as on several cores."""
+    """Return True if the process has a helper thread, as it has on several cores."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="test-helper") if request.param else None
     monkeypatch.setattr(pieces_module, "_helper", lambda: executor)
     yield request.param
