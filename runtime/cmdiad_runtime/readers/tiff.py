@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import lzma
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -121,7 +122,7 @@ def _check_segments(file: BinaryIO, tiff: tifffile.TiffFile, series: tifffile.Ti
     Raises:
         ContentError: There are too many strips or tiles.
         EOFError: A strip or tile lies beyond the end of the file.
-        ValueError: A strip or tile is empty, or the data expand to more than the image.
+        ValueError: A strip or tile is missing or empty, or the data expand to more than the image.
         lzma.LZMAError: A strip or tile would take too much memory to decompress.
     """
     end = os.fstat(file.fileno()).st_size
@@ -143,7 +144,15 @@ def _check_segments(file: BinaryIO, tiff: tifffile.TiffFile, series: tifffile.Ti
 
 
 def _segments(page: Any) -> Iterator[tuple[int, int]]:
-    """Return offset and size of each strip or tile of a page."""
+    """Return offset and size of each strip or tile of a page.
+
+    Raises:
+        ValueError: The number is not that of the page's size; tifffile would fill missing ones with zeros, which stand
+            for missing points.
+    """
+    count, expected = len(page.dataoffsets), math.prod(page.chunked)
+    if count != expected:
+        raise ValueError(f"{count} strips or tiles, but an image with {expected}")
     return zip(page.dataoffsets, page.databytecounts, strict=True)
 
 

@@ -370,6 +370,21 @@ def test_decoder_whose_numbers_overflow_prints_no_warning(tmp_path: Path) -> Non
         assert np.isinf(np.float32(1e30) * np.float32(1e30))
 
 
+@pytest.mark.parametrize("options", [{}, {"rowsperstrip": 4}, {"tile": (16, 16)}, {"compression": "zlib"}])
+@pytest.mark.parametrize("big", [False, True])
+def test_rows_without_a_strip_are_not_missing_points(tmp_path: Path, options: dict[str, Any], big: bool) -> None:
+    """tifffile fills the rows that a header announces and no strip contains with zeros."""
+    path = tmp_path / "a.tiff"
+    tifffile.imwrite(path, POINTS, photometric="rgb", bigtiff=big, **options)
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages.first.tags["ImageLength"].valueoffset
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<H", data, place, 40)
+    path.write_bytes(data)
+    assert "strips or tiles, but an image with" in (found := refused(read_xyz, path)).found
+    assert found.reason == "unreadable"
+
+
 def test_strip_without_data_is_not_a_strip_of_zeros(tmp_path: Path) -> None:
     path = tmp_path / "a.tiff"
     tifffile.imwrite(path, POINTS, photometric="rgb", compression="zlib", rowsperstrip=6)
