@@ -61,6 +61,11 @@ class Arrived:
         """Return the text by which the same files are recognised after a restart; see `result_key`."""
         return result_key(self.name, self.state)
 
+    @property
+    def file_keys(self) -> list[str]:
+        """Return the texts by which each of several files is recognised, in the order of `files`; see `file_keys`."""
+        return file_keys(self.name, self.state)
+
     def check_unchanged(self) -> None:
         """Raise InputError if a file differs from the one that was complete, so that its verdict would be a guess."""
         for file in self.files:
@@ -91,3 +96,14 @@ def result_key(name: str, state: str) -> str:
         state: See `Arrived.state`.
     """
     return f"{name} {state}"
+
+
+def file_keys(name: str, state: str) -> list[str]:
+    """Return the texts that stand for each file of a sample of several files; none for a sample of one file.
+
+    Args:
+        name: Path of the sample.
+        state: See `Arrived.state`.
+    """
+    states = state.split("+")
+    return [f"{name} file {number} {one}" for number, one in enumerate(states)] if len(states) > 1 else []

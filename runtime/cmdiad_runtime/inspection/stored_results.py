@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.errors import OutputError
-from cmdiad_runtime.inspection.arrived import result_key
+from cmdiad_runtime.inspection.arrived import file_keys, result_key
 from cmdiad_runtime.inspection.digest_set import DigestSet
 from cmdiad_runtime.inspection.result_line import csv_header, csv_line
 from cmdiad_runtime.printable import cause_of
@@ -23,6 +23,8 @@ RESULTS = "results.jsonl"
 TABLE = "results.csv"
 OVERLAYS = "overlays"
 
+_NOT_COMPLETE = ("missing-modality", "timeout", "unreadable")
+"""Reasons of samples that were not complete: each of their files may still belong to a new sample."""
 _TEMPORARY = re.compile(r"\.(.+\.png)\.part")
 """Name of an overlay whose line is not stored yet; the group is the final name."""
 _logger = logging.getLogger("cmdiad.inspection")
@@ -96,7 +98,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def finished_files(folder: Path, decided_by: Mapping[str, Any]) -> DigestSet:
-    """Return the keys of the files of a watched folder that were inspected, and need not be inspected again.
+    """Return the keys of the samples of a watched folder, and of their files, that need not be inspected again.
 
     Args:
         folder: Folder of results.
@@ -112,7 +114,9 @@ def finished_files(folder: Path, decided_by: Mapping[str, Any]) -> DigestSet:
         if isinstance(state, str) and all(line.get(name) == value for name, value in decided_by.items()):
             stated = line.get("input_hex")
             name = os.fsdecode(bytes.fromhex(stated)) if stated else str(line.get("input"))
-            finished.add(result_key(name, state))
+            refused = line.get("reason") in _NOT_COMPLETE
+            for key in [result_key(name, state), *([] if refused else file_keys(name, state))]:
+                finished.add(key)
     return finished
 
 

@@ -2,11 +2,12 @@
 
 The folder is listed again and again, because notifications of the system do not reach network drives. A file is
 complete when size and time of change have stayed the same for the settle time and the file can be opened. Nothing is
-guessed: a sample that is not complete in time becomes NG with a reason.
+guessed: a sample that is not complete in time becomes NG with a reason. A camera may use a name again, so an image or
+cloud that was inspected before does not complete a sample: the new partner of the new file is still on the way.
 
 Memory does not grow with the number of files in the folder: at most MOST_PENDING incomplete samples are tracked at
-the same time (others follow later), and finished ones are remembered as eight bytes each, or as their names while they
-are being moved.
+the same time (others follow later), and finished ones are remembered as eight bytes each and eight more for each of
+several files, or as their names while they are being moved.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from threading import Event
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.inspection.arrived import Arrived
+from cmdiad_runtime.inspection.arrived import Arrived, FileState
 from cmdiad_runtime.inspection.digest_set import DigestSet
 from cmdiad_runtime.inspection.watched_folder import FolderAwayError, ListedSample, list_samples
 from cmdiad_runtime.names import Modality
@@ -28,6 +29,8 @@ from cmdiad_runtime.support.regular_file import NotAFileError, open_regular
 
 MOST_PENDING = 4096
 """Largest number of incomplete samples that are tracked at the same time."""
+_PAIR = ("image", "cloud")
+"""Files of a sample of both modalities, in the order of `Arrived.files`."""
 _LONGEST_PAUSE_S = 1.0
 _SHORTEST_PAUSE_S = 0.05
 _REST = 3
@@ -149,6 +152,9 @@ class FolderWatch:
     def release(self, arrived: Arrived) -> None:
         """Forget an inspected sample that has left the folder: a file that returns is inspected again."""
         self._in_work.discard(arrived.key)
+        for file, key in zip(arrived.files, arrived.file_keys, strict=False):
+            if FileState.of(file.path) != file:
+                self._in_work.discard(key)
 
     def close(self) -> None:
         """End the iteration."""
@@ -169,16 +175,20 @@ class FolderWatch:
         return key in (self._in_work if self._options.moves else self._seen)
 
     def _remember(self, arrived: Arrived) -> None:
-        if self._options.moves:
-            self._in_work.add(arrived.key)
-        else:
-            self._seen.add(arrived.key)
+        finished = self._in_work if self._options.moves else self._seen
+        for key in [arrived.key, *(arrived.file_keys if arrived.refusal is None else [])]:
+            finished.add(key)
+
+    def _earlier_file(self, sample: ListedSample) -> str:
+        """Return the file of a new sample that was inspected with another partner, "image" or "cloud", or ""."""
+        keys = Arrived(sample.path, sample.files).file_keys
+        return next((name for name, key in zip(_PAIR, keys, strict=False) if self._is_finished(key)), "")
 
     def _arrived(self, pending: _Pending, now: float) -> Arrived | None:
         """Return the sample if it is complete, or with a refusal if it is late; else None."""
         sample = pending.sample
         settled = now - pending.since >= self._options.settle_s
-        problem = _problem(sample, settled=settled)
+        problem = _problem(sample, self._earlier_file(sample), settled=settled)
         if problem is None:
             return Arrived(sample.path, sample.files)
         if now - pending.first < self._options.limit_s:
@@ -211,10 +221,18 @@ class FolderWatch:
             self._say(line)
 
 
-def _problem(sample: ListedSample, *, settled: bool) -> tuple[Reason, str] | None:
-    """Return reason and text of what keeps a sample from being complete, or None."""
+def _problem(sample: ListedSample, earlier: str, *, settled: bool) -> tuple[Reason, str] | None:
+    """Return reason and text of what keeps a sample from being complete, or None.
+
+    Args:
+        sample: Files as they were last seen.
+        earlier: File that was inspected with another partner, "image" or "cloud", or "".
+        settled: True if no file has changed for the settle time.
+    """
     if sample.missing:
         return "missing-modality", f"no {sample.missing} that belongs to the file"
+    if earlier:
+        return "missing-modality", f"no new {earlier}, but the {earlier} of an earlier part with the same name"
     if not settled:
         return "timeout", "a file that still changes"
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from cmdiad_runtime.inspection import watch as watch_module
 from cmdiad_runtime.inspection.arrived import Arrived
 from cmdiad_runtime.inspection.digest_set import DigestSet
 from cmdiad_runtime.inspection.done_folders import open_done_folders
+from cmdiad_runtime.inspection.stored_results import finished_files
 from cmdiad_runtime.inspection.watch import FolderWatch, WatchOptions
 from cmdiad_runtime.names import Modality
 from helpers import write_cloud, write_image
@@ -30,12 +32,19 @@ class Watched:
         now: Present time, seconds.
     """
 
-    def __init__(self, folder: Path, modalities: Iterable[Modality] = ("rgb",), **options: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        modalities: Iterable[Modality] = ("rgb",),
+        *,
+        seen: DigestSet | None = None,
+        **options: object,
+    ) -> None:
         self.folder = folder
         self.folder.mkdir(exist_ok=True)
         self.said: list[str] = []
         self.now = 100.0
-        self.seen = DigestSet()
+        self.seen = DigestSet() if seen is None else seen
         chosen = WatchOptions(settle_s=2, limit_s=60, **options)  # type: ignore[arg-type]
         self.watch = FolderWatch(
             folder, tuple(modalities), chosen, self.said.append, seen=self.seen, clock=lambda: self.now
@@ -242,8 +251,70 @@ def test_image_and_cloud_are_yielded_together(tmp_path: Path, folders: tuple[str
     assert [file.path for file in sample.files] == [watched.folder / images / "1.png", cloud]
     assert watched.names(after=100) == []
     os.utime(cloud, (5, 5))
+    os.utime(sample.path, (6, 6))
     watched.search()
-    assert watched.names(after=2) == [f"{images}1.png"], "a new cloud makes a new sample"
+    assert watched.names(after=2) == [f"{images}1.png"], "a new image and a new cloud make a new sample"
+
+
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize(("first", "second", "missing"), [("1.png", "1.ply", "cloud"), ("1.ply", "1.png", "image")])
+@pytest.mark.failure_mode("An image and a cloud in a watched folder of which one is replaced")
+def test_a_new_file_is_not_inspected_with_the_partner_of_an_earlier_part(
+    tmp_path: Path, first: str, second: str, missing: str, moves: bool
+) -> None:
+    """A camera that writes the same name for every part, next to a 3D sensor that is slower than the settle time."""
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=moves)
+    for part in (1, 2, 3):
+        watched.write(first, b"first", mtime=100 * part)
+        watched.search()
+        assert watched.search(after=30) == [], f"part {part}"
+        watched.write(second, b"second", mtime=100 * part + 1)
+        watched.search()
+        assert watched.names(after=2) == ["1.png"]
+    watched.write(first, b"first", mtime=400)
+    watched.search()
+    (late,) = watched.search(after=60)
+    assert late.refusal is not None
+    assert late.refusal.reason == "missing-modality"
+    assert f"no new {missing}, but the {missing} of an earlier part" in str(late.refusal)
+    watched.write(second, b"second", mtime=401)
+    watched.search()
+    assert watched.names(after=2) == ["1.png"], "the late partner completes the sample"
+
+
+def test_a_partner_that_could_not_be_moved_completes_no_other_part(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=True)
+    image, cloud = watched.write("1.png", mtime=100), watched.write("1.ply", mtime=100)
+    watched.search()
+    (sample,) = watched.search(after=2)
+    image.unlink()  # moved
+    watched.watch.release(sample)
+    watched.write("1.png", mtime=200)
+    watched.search()
+    assert watched.search(after=10) == []
+    cloud.unlink()
+    image.unlink()
+    watched.watch.release(sample)
+    watched.write("1.png", mtime=100)
+    watched.write("1.ply", mtime=100)
+    watched.search()
+    assert watched.names(after=2) == ["1.png"], "files that return are inspected again"
+
+
+@pytest.mark.parametrize(("reason", "names"), [(None, []), ("score", []), ("timeout", ["1.png"])])
+def test_a_restart_knows_the_files_of_earlier_parts(tmp_path: Path, reason: str | None, names: list[str]) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"))
+    watched.write("1.png", mtime=100)
+    watched.write("1.ply", mtime=100)
+    watched.search()
+    (sample,) = watched.search(after=2)
+    line = {"input": sample.name, "file_state": sample.state, "verdict": "NG" if reason else "OK", "reason": reason}
+    (tmp_path / "results.jsonl").write_text(f"{json.dumps(line)}\n")
+    again = Watched(tmp_path / "line", ("rgb", "xyz"), seen=finished_files(tmp_path, {}))
+    assert again.search() == []
+    again.write("1.png", mtime=200)
+    again.search()
+    assert again.names(after=10) == names
 
 
 @pytest.mark.parametrize(
