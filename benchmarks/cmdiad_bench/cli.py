@@ -13,6 +13,7 @@ from cmdiad_bench.settings import parse_settings
 from cmdiad_runtime.cli.each import ALL
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.training.machine import DEVICES
@@ -229,11 +230,12 @@ def report(data: Path, bundles: tuple[Path, ...], out: Path, category: str | Non
         return report_all(data, bundles[0], out, options, reporter)
     record = write_report(data, bundles, out, options, reporter)
     reporter.close()
-    for result in record["classes"]:
-        _print_accuracy(result)
+    names = [result["name"] if len(bundles) > 1 else "" for result in record["classes"]]
+    for result, name in zip(record["classes"], names, strict=True):
+        _print_accuracy(result, bundle=name)
     click.echo(f"report: {out / 'report.html'}")
-    for result in record["classes"]:
-        warn_if_weak(result)
+    for result, name in zip(record["classes"], names, strict=True):
+        warn_if_weak(result, bundle=name)
     return 0
 
 
@@ -324,14 +326,16 @@ def _synthetic_inputs(folder: Path) -> Path:
     return data / CATEGORIES[0] / "test"
 
 
-def _print_accuracy(result: dict[str, Any]) -> None:
+def _print_accuracy(result: dict[str, Any], *, bundle: str = "") -> None:
+    """Print the figures of a category, with the name of the bundle if there are several."""
     from cmdiad_train.evaluation.weakness import verdicts_text
 
     pixels = ""
     if result["pixel_auroc"] is not None:
         pixels = f", pixel AUROC {result['pixel_auroc']:.3f}, AUPRO@30% {result['aupro_30']:.3f}"
     images = "no image AUROC" if result["image_auroc"] is None else f"image AUROC {result['image_auroc']:.3f}"
-    click.echo(f"{result['category']}, {result['samples']} samples: {images}{pixels}; {verdicts_text(result)}")
+    subject = f"{result['category']}, {bundle}" if bundle else result["category"]
+    click.echo(f"{printable(subject)}, {result['samples']} samples: {images}{pixels}; {verdicts_text(result)}")
     unseen = result["not_inspected"]
     if unseen["reasons"]:
         click.echo(

@@ -10,7 +10,13 @@ from cmdiad_runtime.support.output import say
 from cmdiad_train.evaluation.weakness import weakness
 
 
-def warn_if_weak(result: Mapping[str, Any]) -> None:
-    """Print a warning to stderr if the figures of a category show that the detector is weak."""
+def warn_if_weak(result: Mapping[str, Any], *, bundle: str = "") -> None:
+    """Print a warning to stderr if the figures of a category show that the detector is weak.
+
+    Args:
+        result: Figures of the category.
+        bundle: Name of the bundle if there are several, else "".
+    """
     if weak := weakness(result):
-        say(f"warning: {printable(result['category'])}: {weak}")
+        subject = f"{result['category']}, {bundle}" if bundle else result["category"]
+        say(f"warning: {printable(subject)}: {weak}")

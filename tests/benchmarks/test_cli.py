@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cmdiad_bench.cli import cli
+from cmdiad_bench.report import report as report_module
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.readers import read_rgb
 from cmdiad_runtime.sample import Sample
@@ -159,3 +160,30 @@ def test_help_imports_nothing_heavy() -> None:
         "print([m for m in ('numpy', 'torch', 'onnxruntime') if m in sys.modules])"
     )
     assert python(code).splitlines()[-1] == "[]"
+
+
+def test_lines_about_several_bundles_name_the_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    figures = {
+        "category": "gear",
+        "samples": 4,
+        "good": 2,
+        "image_auroc": 0.5,
+        "pixel_auroc": None,
+        "false_rejects": 0,
+        "missed_defects": 2,
+        "intervals": {"image_auroc": (0.1, 0.9)},
+        "not_inspected": {"good": 0, "defects": 0, "reasons": {}},
+        "reasons": {"good": {}, "defects": {}},
+    }
+
+    def measured(data: Path, bundles: tuple[Path, ...], *_: object) -> dict[str, object]:
+        return {"classes": [{**figures, "name": bundle.stem} for bundle in bundles]}
+
+    monkeypatch.setattr(report_module, "write_report", measured)
+    both = command(cli, "report", tmp_path, "camera.cmdiad", "cloud.cmdiad", "--out", tmp_path / "report")
+    assert [line.split(" samples")[0] for line in both.out.splitlines()[:2]] == ["gear, camera, 4", "gear, cloud, 4"]
+    assert "warning: gear, camera: 2 of 2 defects are missed" in both.err
+    assert "warning: gear, cloud: 2 of 2 defects are missed" in both.err
+    one = command(cli, "report", tmp_path, "camera.cmdiad", "--out", tmp_path / "report")
+    assert one.out.startswith("gear, 4 samples")
+    assert "warning: gear: 2 of 2" in one.err

@@ -28,12 +28,13 @@ class TerminalReporter:
 
     On a terminal, each step is one line that is rewritten. Otherwise a line is written when a step ends, as soon as a
     long one can be estimated, and every LOG_SECONDS. The name of a step may end with a detail in brackets, which does
-    not start a new line.
+    not start a new line. A number of finished parts that falls starts the same step again, for example for the next
+    bundle.
     """
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._step = ""
+        self._step, self._done = "", 0
         self._spoken = 0.0
         self._started = 0.0
         self._marks: list[tuple[int, float]] = []
@@ -49,10 +50,11 @@ class TerminalReporter:
         """
         now = time.monotonic()
         kind = name.split("(", maxsplit=1)[0]
-        if kind != self._step:
+        if kind != self._step or done < self._done:
             self._end_line()
             self._step, self._started, self._spoken = kind, now, now
             self._marks, self._announced = [(done, now)], False
+        self._done = done
         left = self._seconds_left(done, total, now)
         text = "" if left is None or left < _SHORT_SECONDS else f"{about(left)} left"
         if self._terminal:

@@ -53,6 +53,17 @@ def test_terminal_rewrites_one_line_for_one_step(terminal: io.StringIO) -> None:
     assert f"{'█' * 10:<20} 5/10" in text
 
 
+def test_time_of_the_same_step_starts_again_for_the_next_bundle(log: io.StringIO, clock: Clock) -> None:
+    with redirect_stderr(log):
+        reporter = TerminalReporter()
+        for _ in range(3):
+            for done in range(1, 9):
+                clock.now += 1
+                reporter.step("inspect test samples", done, 8)
+            clock.now += 100  # other work
+    assert log.getvalue() == "inspect test samples: 8/8 (7 s)\n" * 3
+
+
 def test_terminal_starts_a_new_line_for_a_new_step(terminal: io.StringIO) -> None:
     with redirect_stderr(terminal):
         reporter = TerminalReporter()
