@@ -15,6 +15,7 @@ from cmdiad_export.options import LONGEST_CONTACT
 from cmdiad_export.search.modes import SEARCH_MODES
 from cmdiad_runtime.cli.build import cli as build
 from cmdiad_runtime.cli.each import ALL, KEPT, for_each
+from cmdiad_runtime.cli.options import finite
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import PRECISIONS
 from cmdiad_runtime.engines.batch import MOST_SAMPLES
@@ -120,6 +121,7 @@ def _contact(context: click.Context, parameter: click.Parameter, value: str) -> 
         "--search-mb",
         "scratch_megabytes",
         type=click.FloatRange(min=0, min_open=True),
+        callback=finite,
         help="Scratch memory of the search in MB. A larger search runs in a loop over the bank.  [default: 512]",
     ),
 )
@@ -133,12 +135,14 @@ def _contact(context: click.Context, parameter: click.Parameter, value: str) -> 
     click.option(
         "--budget-ms",
         type=click.FloatRange(min=0, min_open=True),
+        callback=finite,
         help="Latency budget in milliseconds on this machine: measure the alternatives and write the most accurate "
         "bundle within the budget.  [default: no budget]",
     ),
     click.option(
         "--budget-mb",
         type=click.FloatRange(min=0, min_open=True),
+        callback=finite,
         help="The same for memory in MB (10⁶ bytes).  [default: no budget]",
     ),
 )

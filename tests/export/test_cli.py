@@ -194,6 +194,9 @@ def test_refused_certificate(run: Path, monkeypatch: pytest.MonkeyPatch) -> None
     [
         ("--engine", "int4"),
         ("--search-mb", "0"),
+        ("--search-mb", "nan"),
+        ("--budget-ms", "inf"),
+        ("--budget-mb", "nan"),
         ("--search", "tree"),
         ("--target", "openvino"),
         ("--numbr", "1"),

@@ -211,6 +211,7 @@ def test_impossible_recipes(data: Path, tmp_path: Path, options: tuple[object, .
         ("--xyz-groups", 2),
         ("--epochs", 0),
         ("--speed", 1),
+        ("--envelope-rate", "nan"),
     ],
 )
 def test_wrong_command_line(data: Path, tmp_path: Path, options: tuple[object, ...]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmdiad_runtime.cli.options import finite
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.cli.extractor_options import (
@@ -192,6 +193,7 @@ def pretrain() -> None:
     click.option(
         "--shift",
         type=click.FloatRange(min=0),
+        callback=finite,
         default=0.0,
         help="Largest random shift of a cloud along each axis in metres, for use with other sensors.",
     ),

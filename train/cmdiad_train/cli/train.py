@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmdiad_runtime.cli.each import ALL, FIGURE_NAMES, KEPT, as_figure, for_each
-from cmdiad_runtime.cli.options import ignore_check
+from cmdiad_runtime.cli.options import finite, ignore_check
 from cmdiad_runtime.cli.threshold_text import in_shell
 from cmdiad_runtime.modalities import IMAGE_MODALITIES, MODALITY_OPTIONS
 from cmdiad_runtime.names import ANY, EARLIER_VIEWS, MOST_PARTS, SENSORS, VERDICTS, VIEW_NAMES
@@ -174,6 +174,7 @@ def _check_family(context: click.Context, parameter: click.Parameter, value: str
     click.option(
         "--envelope-rate",
         type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+        callback=finite,
         default=0.001,
         help="Share of good samples that the checks of the recording conditions may refuse, all checks together "
         "(docs/envelope.md).",
