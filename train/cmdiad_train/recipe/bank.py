@@ -295,7 +295,8 @@ class BankRecipe:
             distillation.targets == "joined" or len(self._stages_of(recipe.other)) > 1,
             "distillation.targets",
             distillation.targets,
-            "joined, unless the hallucinated modality is seen by a CNN with several stages or a ViT with layers",
+            "joined, unless the hallucinated modality is seen by a CNN with several stages or a ViT with several "
+            "layers",
         )
 
     def _stages_of(self, modality: Modality) -> tuple[int, ...]:
