@@ -245,3 +245,20 @@ def test_published_features_of_patchcore_have_no_layers() -> None:
     context = cli.make_context("cmdiad-train", ["DATA", "--family", "patchcore", "--mode", "faithful", *VIT])
     with pytest.raises(RunError, match="rgb_layers.*none with --mode faithful"):
         family_of("patchcore").recipe({**context.params, "rgb_layers": "3"}, lambda: ())
+
+
+@pytest.mark.parametrize("family", ["bank", "m3dm"])
+def test_other_layers_than_the_published_ones_are_named(family: str) -> None:
+    def remarks(*options: str) -> str:
+        common = ("DATA", "--family", family, "--modality", "both", "--mode", "faithful")
+        context = cli.make_context("cmdiad-train", [*common, *options])
+        chosen = family_of(family)
+        return "\n".join(chosen.remarks(context.params, chosen.recipe(context.params, lambda: ())))
+
+    assert "leave out --rgb-layers" in remarks("--rgb-layers", "3")
+    assert "--rgb-layers" not in remarks()
+
+
+def test_rows_of_the_paper_have_no_layers() -> None:
+    with pytest.raises(click.UsageError, match="leaves --rgb-layers unset"):
+        recipe("--paper", "rgb", "--rgb-layers", "3")
