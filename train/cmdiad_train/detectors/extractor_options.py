@@ -78,8 +78,8 @@ def within_preset(options: Options, preset: ChosenPreset | None) -> Options:
     if preset is None or options["extractor"] is None:
         return options
     extractor = preset.extractor
-    given = options["rgb_stages"] is not None or bool(options["rgb_layers"])
-    stages = options["rgb_stages"] if given else ",".join(map(str, extractor.stages))
+    explicit = options["rgb_stages"] is not None or bool(options["rgb_layers"])
+    stages = options["rgb_stages"] if explicit else ",".join(map(str, extractor.stages))
     return {**options, "rgb_backbone": None, "rgb_stages": stages, "rgb_grid": options["rgb_grid"] or extractor.grid}
 
 
@@ -106,17 +106,17 @@ def image_extractor_of(options: Options, prefix: str, base: RgbExtractor) -> Rgb
 
 def _stages_or_layers(options: Options, prefix: str) -> dict[str, tuple[int, ...]]:
     """Return the requested stages of a CNN or layers of a ViT; either of them replaces the other of the base."""
-    found: dict[str, tuple[int, ...]] = {}
+    requested: dict[str, tuple[int, ...]] = {}
     for name, example in (("stages", "1,2"), ("layers", "3,6")):
         text = options[f"{prefix}_{name}"]
         if text is not None:
-            found[name] = parse_numbers(text, f"--{prefix}-{name}", example)
-    if all(found.get(name) for name in ("stages", "layers")):
+            requested[name] = parse_numbers(text, f"--{prefix}-{name}", example)
+    if all(requested.get(name) for name in ("stages", "layers")):
         raise click.UsageError(
             f"--{prefix}-stages and --{prefix}-layers exclude each other: a CNN has stages, a ViT has layers."
         )
     none: tuple[int, ...] = ()
-    return ({"stages": none, "layers": none} | found) if any(found.values()) else found
+    return ({"stages": none, "layers": none} | requested) if any(requested.values()) else requested
 
 
 def stored_extractor_of(weights: str | None) -> RgbExtractor | XyzExtractor | None:
