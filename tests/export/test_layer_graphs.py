@@ -72,7 +72,7 @@ def test_a_loaded_run_has_the_blocks_alone(layers_run: Path) -> None:
 @torch.no_grad()
 def test_graphs_give_the_results_of_torch(layers_run: Path, bundles: dict[str, Path], precision: str) -> None:
     """The tolerances of the certificate, as fractions of the threshold, on every golden sample."""
-    opened, tolerance = load_run(layers_run), TOLERANCES[precision]  # type: ignore[index]
+    opened, tolerance = load_run(layers_run), TOLERANCES[precision]
     threshold = opened.calibration.map_threshold
     engine = open_engine(bundles[precision] / "graph.onnx")
     assert opened.golden
