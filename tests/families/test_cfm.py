@@ -167,6 +167,16 @@ def test_stored_features_are_those_of_the_same_stages_and_grid() -> None:
     assert len(set(digests)) == 3
 
 
+def test_stored_features_are_those_of_the_same_layers() -> None:
+    """Layers 1,4 and 4 run the same blocks, so the weights alone do not tell them apart."""
+    digests = set()
+    for layers in ((), (4,), (1, 4)):
+        backbone = RgbExtractor("test_vit", (), None, layers=layers)
+        recipe = Recipe(CfmRecipe(backbone, backbone), modality="both", size=SIZE, view="top")
+        digests.add(features_digest(Extractors(recipe), recipe))
+    assert len(digests) == 3
+
+
 def test_the_map_is_the_product_of_both_residuals_where_points_are() -> None:
     model, (surface, image) = detector(), sample()
     values = model.cell_values(surface, image).double()

@@ -19,7 +19,7 @@ IMAGES = {"extractor", "rgb_backbone", "rgb_weights"}
 POINTS = {
     f"xyz_{name}" for name in ["groups", "group_size", "width", "depth", "heads", "grid", "normalisation", "weights"]
 }
-SURFACE = {f"surface_{name}" for name in ["backbone", "stages", "grid", "weights"]}
+SURFACE = {f"surface_{name}" for name in ["backbone", "stages", "layers", "grid", "weights"]}
 NETWORK = {"epochs", "batch", "learning_rate", "patience"}
 OF_F2F = {"alignment", "hallucination_targets", "hallucination_coordinates", "hallucination_context"}
 HALLUCINATION = {*NETWORK, *OF_F2F, "loss", "f2f_output", "distil_validation", "distil_on"}
@@ -29,7 +29,7 @@ IDLE: dict[tuple[str, ...], set[str]] = {
     ("bank", "rgb", "--hallucination", "f2f"): set(),
     ("bank", "rgb", "--hallucination", "f2i"): {"f2f_output"},
     ("bank", "xyz"): HALLUCINATION,
-    ("bank", "xyz", "--xyz", "point_mae"): {*HALLUCINATION, "rgb_backbone", "rgb_stages", "rgb_grid"},
+    ("bank", "xyz", "--xyz", "point_mae"): {*HALLUCINATION, "rgb_backbone", "rgb_stages", "rgb_layers", "rgb_grid"},
     ("bank", "both"): HALLUCINATION,
     ("patchcore", "rgb"): {*HALLUCINATION, *POINTS, *SURFACE, "xyz_kind"} - {"surface_weights"},
     ("trd", "rgb"): {"geometry"},
@@ -61,7 +61,9 @@ VALUES = {
     "surface_weights": ("seeded",),
     "xyz_weights": ("seeded", "no.pth"),
     "rgb_stages": ("2",),
+    "rgb_layers": ("2",),
     "surface_stages": ("2",),
+    "surface_layers": ("2",),
     "distil_on": ("nut",),
     "distil_validation": ("0.3",),
     "coreset": ("0.37",),

@@ -27,6 +27,7 @@ from cmdiad_train.recipe import (
     bank_part,
     has_relative_distances,
 )
+from helpers import command
 
 ORIGIN = Origin("nothing", "none", "a test")
 POINTS = XyzExtractor("point_bert", 200, 20, 48, 6, 4, (1, 5), "eval", "seeded", 20)
@@ -180,3 +181,84 @@ def test_other_files_say_nothing(tmp_path: Path, content: bytes) -> None:
 def test_option_that_would_do_nothing_is_refused(options: tuple[Any, ...]) -> None:
     with pytest.raises(click.UsageError, match=f"{options[-2]} needs --xyz"):
         recipe(*options)
+
+
+VIT = ("--rgb-backbone", "test_vit", "--rgb-weights", "seeded")
+
+
+def test_layers_replace_the_stages_of_the_default() -> None:
+    found = recipe("--modality", "both", *VIT, "--rgb-layers", "3,6")
+    assert (found.rgb.backbone, found.rgb.stages, found.rgb.layers) == ("test_vit", (), (3, 6))
+    assert found.xyz == SurfaceExtractor("normals", found.rgb)
+    assert recipe(*VIT, "--rgb-stages", "").rgb.layers == ()
+
+
+def test_clouds_may_have_other_layers_or_stages() -> None:
+    def surface(*options: object) -> RgbExtractor:
+        xyz = recipe("--modality", "both", *VIT, "--rgb-layers", "3", *options).xyz
+        assert isinstance(xyz, SurfaceExtractor)
+        return xyz.backbone
+
+    assert surface().layers == (3,)
+    assert surface("--surface-layers", "2").layers == (2,)
+    assert surface("--surface-layers", "") == replace(surface(), layers=())
+    cnn = surface("--surface-backbone", "resnet10t", "--surface-stages", "1,2")
+    assert (cnn.stages, cnn.layers) == ((1, 2), ())
+
+
+def test_layers_may_differ_from_the_weights_file(tmp_path: Path) -> None:
+    spec, file = RgbExtractor("test_vit", (), None), tmp_path / "vit.safetensors"
+    save_weights(file, {"a": torch.zeros(1)}, image_metadata(spec, 112, IMAGENET_MEAN, IMAGENET_STD), ORIGIN)
+    assert recipe("--rgb-weights", file).rgb == replace(spec, weights=str(file))
+    chosen = whole_recipe("--rgb-weights", file, "--rgb-layers", "2")
+    assert bank_part(chosen).rgb == replace(spec, weights=str(file), layers=(2,))
+    assert chosen.size == 112
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--rgb-stages", "1", "--rgb-layers", "3"), "--rgb-stages and --rgb-layers exclude each other"),
+        (("--surface-stages", "1", "--surface-layers", "3"), "--surface-stages and --surface-layers exclude"),
+        (("--rgb-layers", "third"), "'third' is not a list of numbers such as 3,6"),
+        (("--surface-layers", "1.5"), "'1.5' is not a list of numbers such as 3,6"),
+        (("--xyz", "point_mae", "--surface-layers", "3"), "--surface-layers needs --xyz normals or depth"),
+        (("--rgb-layers", "0"), "recipe layers: found (0,)"),
+        (("--rgb-layers", "3,3"), "each layer once"),
+    ],
+)
+def test_wrong_layers(options: tuple[str, ...], words: str) -> None:
+    with pytest.raises((click.UsageError, RunError)) as refused:
+        recipe("--modality", "both", *options)
+    text = refused.value.message if isinstance(refused.value, click.UsageError) else str(refused.value)
+    assert words in text
+
+
+@pytest.mark.parametrize("family", ["trd", "ast", "shape-guided"])
+def test_families_with_fixed_stages_have_no_layers(tmp_path: Path, family: str) -> None:
+    ended = command(cli, tmp_path, "--family", family, "--modality", "both", "--rgb-layers", 3)
+    assert ended.code == 2
+    assert f"--rgb-layers is an option of the family bank, not of {family}." in " ".join(ended.err.split())
+
+
+def test_published_features_of_patchcore_have_no_layers() -> None:
+    context = cli.make_context("cmdiad-train", ["DATA", "--family", "patchcore", "--mode", "faithful", *VIT])
+    with pytest.raises(RunError, match="rgb_layers.*none with --mode faithful"):
+        family_of("patchcore").recipe({**context.params, "rgb_layers": "3"}, lambda: ())
+
+
+@pytest.mark.parametrize("family", ["bank", "m3dm"])
+def test_other_layers_than_the_published_ones_are_named(family: str) -> None:
+    def remarks(*options: str) -> str:
+        common = ("DATA", "--family", family, "--modality", "both", "--mode", "faithful")
+        context = cli.make_context("cmdiad-train", [*common, *options])
+        chosen = family_of(family)
+        return "\n".join(chosen.remarks(context.params, chosen.recipe(context.params, lambda: ())))
+
+    assert "leave out --rgb-layers" in remarks("--rgb-layers", "3")
+    assert "--rgb-layers" not in remarks()
+
+
+def test_rows_of_the_paper_have_no_layers() -> None:
+    with pytest.raises(click.UsageError, match="leaves --rgb-layers unset"):
+        recipe("--paper", "rgb", "--rgb-layers", "3")

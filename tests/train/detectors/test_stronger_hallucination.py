@@ -33,7 +33,7 @@ from cmdiad_train.detectors.bank.fitting.hallucinating import make_pair
 from cmdiad_train.detectors.bank.fitting.uncertainty import log_variances, weights_of
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.bank.residual_scorer import ResidualScorer
-from cmdiad_train.detectors.bank.run_files import BANKS, FUSION, ROW_WEIGHTS, load_banks
+from cmdiad_train.detectors.bank.run_files import BANKS, FUSION, ROW_WEIGHTS, load_banks, load_basis
 from cmdiad_train.detectors.cell_maps import upsampling
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.fit.fit import FitOptions, fit
@@ -438,6 +438,18 @@ def test_options_need_f2f_in_the_default_mode() -> None:
     for changes in ({}, {"xyz": SurfaceExtractor("normals", RgbExtractor("resnet10t", (1,), 14))}):
         with pytest.raises(RunError, match="a CNN with several stages"):
             tiny_recipe("rgb", "f2f", **VARIANTS["stages"], **changes)
+
+
+def test_layers_of_a_vit_are_targets_like_stages(trained: Any) -> None:
+    """Each layer has its own directions, with a total variance of 1."""
+    vit = RgbExtractor("test_vit", (), None, layers=(1, 2))
+    run = trained("rgb", "f2f", rgb=vit, xyz=SurfaceExtractor("normals", vit), **VARIANTS["stages"])
+    basis = load_basis(run, "xyz")
+    assert basis is not None and basis.shape == (128, 128)
+    assert not basis[:64, 64:].any() and not basis[64:, :64].any()
+    assert all(basis[part].any() for part in (slice(0, 64), slice(64, 128)))
+    with pytest.raises(RunError, match="a ViT with several layers"):
+        tiny_recipe("rgb", "f2f", **VARIANTS["stages"], xyz=SurfaceExtractor("normals", replace(vit, layers=(1,))))
 
 
 def test_recipe_of_an_earlier_version_has_none_of_these() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,12 +15,16 @@ from cmdiad_train.recipe import (
     PUBLISHED_AST,
     PUBLISHED_RECIPE,
     PUBLISHED_TRD,
+    SMALL_SHAPE_GUIDED_RGB,
     AstRecipe,
     BankRecipe,
+    CfmRecipe,
     Distillation,
     Dsr3dRecipe,
+    M3dmRecipe,
     Recipe,
     RgbExtractor,
+    ShapeGuidedRecipe,
     SurfaceExtractor,
     TrdRecipe,
     XyzExtractor,
@@ -57,6 +62,8 @@ WRONG: tuple[object, ...] = (
         (RgbExtractor(), "backbone", ""),
         (RgbExtractor(), "weights", None),
         *((RgbExtractor(), "stages", value) for value in (1, (1.5,), (-1,), "12", None, (1, 1))),
+        *((RgbExtractor(stages=()), "layers", value) for value in (1, (1.5,), (0,), (-1,), "12", None, (1, 1))),
+        (RgbExtractor(), "layers", (1,)),
         (RgbExtractor(), "grid", 0),
         (XyzExtractor(), "weights", 5),
         *((XyzExtractor(), "taps", value) for value in ([-9], (-9,), (), (2,), 1, ("a",))),
@@ -165,3 +172,46 @@ def test_recipe_without_a_verdict_keeps_the_image_score() -> None:
     assert Recipe.from_json(DEFAULT_RECIPE.to_json()) == DEFAULT_RECIPE
     with pytest.raises(RunError, match="verdict"):
         replace(DEFAULT_RECIPE, verdict="pixel")  # type: ignore[arg-type]
+
+
+VIT = RgbExtractor("test_vit", (), None, layers=(3, 6))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(DEFAULT_RECIPE, detector=BankRecipe(rgb=VIT, xyz=SurfaceExtractor("normals", VIT))),
+        Recipe(CfmRecipe(rgb=VIT, normals=VIT), modality="both"),
+        Recipe(AstRecipe(extractor=VIT), modality="rgb"),
+    ],
+)
+def test_layers_are_stored_and_read(recipe: Recipe) -> None:
+    content = json.loads(json.dumps(recipe.to_json()))
+    assert Recipe.from_json(content) == recipe
+    assert json.dumps(content).count('"layers": [3, 6]') == str(recipe).count("layers=(3, 6)") > 0
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        DEFAULT_RECIPE,
+        PUBLISHED_RECIPE,
+        Recipe(PUBLISHED_TRD, modality="both", size=256, view="sensor"),
+        Recipe(PUBLISHED_AST, modality="both", size=768, view="sensor"),
+        Recipe(CfmRecipe(), modality="both"),
+        Recipe(ShapeGuidedRecipe(rgb=SMALL_SHAPE_GUIDED_RGB), modality="both", size=112, view="sensor"),
+        Recipe(M3dmRecipe(), modality="both"),
+    ],
+)
+def test_without_layers_earlier_versions_read_the_recipe(recipe: Recipe) -> None:
+    """An unknown field is a newer file, so it is written only where it is used."""
+    content = json.dumps(recipe.to_json())
+    assert '"layers"' not in content and '"stages"' in content
+    assert Recipe.from_json(json.loads(content)) == recipe
+
+
+def test_both_extractors_of_a_mapping_have_the_same_layers() -> None:
+    with pytest.raises(RunError, match="normals layers"):
+        CfmRecipe(rgb=VIT, normals=replace(VIT, layers=(3,)))
+    with pytest.raises(RunError, match="teacher stages"):
+        TrdRecipe(teacher=VIT)

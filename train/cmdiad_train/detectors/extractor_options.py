@@ -58,7 +58,7 @@ def preset_remark(options: Options) -> list[str]:
 
 
 def with_published_network(options: Options, base: RgbExtractor, *, faithful: bool) -> Options:
-    """Return the options for a family that fixes stages and grid itself.
+    """Return the options for a family that fixes stages and grid itself and has no option of layers.
 
     In mode faithful, the published weights come from the store if they are there and no option names others.
 
@@ -70,7 +70,7 @@ def with_published_network(options: Options, base: RgbExtractor, *, faithful: bo
     weights, stored = options["rgb_weights"], stored_file(base.backbone)
     if faithful and stored is not None and options["rgb_backbone"] in (None, base.backbone):
         weights = weights or str(stored)
-    return {**options, "rgb_stages": None, "rgb_grid": None, "rgb_weights": weights}
+    return {**options, "rgb_stages": None, "rgb_layers": None, "rgb_grid": None, "rgb_weights": weights}
 
 
 def within_preset(options: Options, preset: ChosenPreset | None) -> Options:
@@ -78,16 +78,21 @@ def within_preset(options: Options, preset: ChosenPreset | None) -> Options:
     if preset is None or options["extractor"] is None:
         return options
     extractor = preset.extractor
-    stages = ",".join(map(str, extractor.stages)) if options["rgb_stages"] is None else options["rgb_stages"]
+    explicit = options["rgb_stages"] is not None or bool(options["rgb_layers"])
+    stages = options["rgb_stages"] if explicit else ",".join(map(str, extractor.stages))
     return {**options, "rgb_backbone": None, "rgb_stages": stages, "rgb_grid": options["rgb_grid"] or extractor.grid}
 
 
 def image_extractor_of(options: Options, prefix: str, base: RgbExtractor) -> RgbExtractor:
-    """Return the image extractor of the options `PREFIX-…`; missing ones come from the weights file, then the base."""
+    """Return the image extractor of the options `PREFIX-…`; missing ones come from the weights file, then the base.
+
+    Raises:
+        RunError: An option contradicts the weights file.
+        click.UsageError: Stages and layers are requested.
+    """
     names = tuple(f"{prefix}_{name}" for name in ("backbone", "grid", "weights"))
     asked = options_given(options, f"{prefix}_", names)
-    if options[f"{prefix}_stages"] is not None:
-        asked["stages"] = parse_stages(options[f"{prefix}_stages"], f"--{prefix}-stages")
+    asked |= _stages_or_layers(options, prefix)
     stored = stored_extractor_of(asked.get("weights"))
     if isinstance(stored, XyzExtractor):
         raise contradiction(f"--{prefix}-weights", asked["weights"], "weights of an image extractor", "a cloud's")
@@ -97,6 +102,21 @@ def image_extractor_of(options: Options, prefix: str, base: RgbExtractor) -> Rgb
         asked.setdefault("weights", "seeded")  # the default weights are for another network
     base = base if stored is None else replace(stored, mean=base.mean, std=base.std)
     return replace(base, **asked)
+
+
+def _stages_or_layers(options: Options, prefix: str) -> dict[str, tuple[int, ...]]:
+    """Return the requested stages of a CNN or layers of a ViT; either of them replaces the other of the base."""
+    requested: dict[str, tuple[int, ...]] = {}
+    for name, example in (("stages", "1,2"), ("layers", "3,6")):
+        text = options[f"{prefix}_{name}"]
+        if text is not None:
+            requested[name] = parse_numbers(text, f"--{prefix}-{name}", example)
+    if all(requested.get(name) for name in ("stages", "layers")):
+        raise click.UsageError(
+            f"--{prefix}-stages and --{prefix}-layers exclude each other: a CNN has stages, a ViT has layers."
+        )
+    none: tuple[int, ...] = ()
+    return ({"stages": none, "layers": none} | requested) if any(requested.values()) else requested
 
 
 def stored_extractor_of(weights: str | None) -> RgbExtractor | XyzExtractor | None:
@@ -148,9 +168,15 @@ def options_given(options: Options, prefix: str, names: tuple[str, ...]) -> dict
     return {name.removeprefix(prefix): options[name] for name in names if options[name] is not None}
 
 
-def parse_stages(text: str, option: str) -> tuple[int, ...]:
-    """Return the stages in a text such as "1,2"; click.BadParameter for any other text."""
+def parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
+    """Return the numbers in a text such as "1,2"; click.BadParameter for any other text.
+
+    Args:
+        text: Value of the option.
+        option: Name of the option, for the message.
+        example: Value that the option accepts, for the message.
+    """
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list of stages such as 1,2", param_hint=option) from error
+        raise click.BadParameter(f"{text!r} is not a list of numbers such as {example}", param_hint=option) from error

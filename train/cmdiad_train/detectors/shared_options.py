@@ -97,6 +97,11 @@ STAGES: tuple[click.Option, ...] = collect_options(
         click.option(
             "--rgb-stages", help="CNN stages such as 1,2 (stage k has stride 4·2^k); '' for a ViT.  [default: 1,2]"
         ),
+        click.option(
+            "--rgb-layers",
+            help="Blocks of a ViT such as 3 or 3,6, counted from 1; early ones may be better than the last one.  "
+            "[default: the last block, normalised]",
+        ),
         click.option("--rgb-grid", type=click.IntRange(min=2), help="Side of the grid of CNN features.  [default: 40]"),
     )
 )

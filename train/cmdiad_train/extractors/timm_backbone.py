@@ -24,18 +24,20 @@ Triple = tuple[float, float, float]
 class TimmBackbone(nn.Module):
     """A frozen timm model that computes patch features of an RGB image.
 
-    A ViT returns its final normalised tokens without prefix tokens. A CNN returns the chosen stages: each is averaged
-    over 3×3 pixels (PatchCore, Roth et al. 2022, §3.1) and brought to one grid (the finest stage's unless the recipe
-    names one), then all are concatenated. Stages of pre-activation ResNets are taken after the next block's `norm1`,
-    since their raw output is not normalised.
+    A ViT returns tokens without prefix tokens: those of the last block after the final normalisation, or the outputs of
+    the chosen layers, not normalised and concatenated in the order of the network. Blocks after the last of them are
+    removed. A CNN returns the chosen stages: each is averaged over 3×3 pixels (PatchCore, Roth et al. 2022, §3.1) and
+    brought to one grid (the finest stage's unless the recipe names one), then all are concatenated. Stages of
+    pre-activation ResNets are taken after the next block's `norm1`, since their raw output is not normalised.
 
     Args:
-        spec: Backbone, stages and weights.
+        spec: Backbone, stages or layers, and weights.
         size: Side of the square input in pixels.
         seed: Seed of the random weights if `spec.weights` is "seeded".
 
     Raises:
-        RunError: The backbone is unknown, it does not have the stages, or the weights are missing or do not fit.
+        RunError: The backbone is unknown, it does not have the stages or layers, or the weights are missing or do not
+            fit.
 
     Attributes:
         grid: Side of the square token grid.
@@ -52,12 +54,12 @@ class TimmBackbone(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = _create_model(spec, size)
-        self.stages, self.stage_grid = spec.stages, spec.grid
+        self.stages, self.layers, self.stage_grid = spec.stages, spec.layers, spec.grid
         mean, std = _load_weights(self.model, spec, seed)
         self.register_buffer("mean", torch.tensor(spec.mean or mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std or std).reshape(1, 3, 1, 1))
         self.eval().requires_grad_(False)
-        self._indices = _feature_indices(self.model, spec) if spec.stages else []
+        self._indices = _feature_indices(self.model, spec) if spec.stages else _block_indices(self.model, spec)
         self._pre_activation = [stage for stage in spec.stages if _next_norm(self.model, stage) is not None]
         self.provenance = _provenance(spec, seed, self.model.ignored_keys)
         used = self._modules_used(size)
@@ -85,6 +87,8 @@ class TimmBackbone(nn.Module):
 
     def tokens(self, image: Tensor) -> Tensor:
         """Return features `[B, grid², width]` of a normalised image `[B, 3, size, size]`."""
+        if self.layers:
+            return torch.cat(self._taken(image, output_fmt="NLC"), 2)
         if not self.stages:
             tokens = self.model.forward_features(image.to(self._dtype))  # [B, prefix + T, C]
             return tokens[:, self.model.num_prefix_tokens :]
@@ -97,14 +101,26 @@ class TimmBackbone(nn.Module):
 
         Stages are in the order of the network, whatever their order in the recipe.
         """
-        maps = self.model.forward_intermediates(
-            image.to(self._dtype), indices=self._indices, intermediates_only=True, stop_early=True
-        )
+        maps = self._taken(image, output_fmt="NCHW")
         return [self._normalised(stage, m) for stage, m in zip(sorted(self.stages), maps, strict=True)]
+
+    def _taken(self, image: Tensor, *, output_fmt: str) -> list[Tensor]:
+        """Return the outputs of the chosen stages or blocks in the order of the network; later ones do not run."""
+        taken: list[Tensor] = self.model.forward_intermediates(
+            image.to(self._dtype),
+            indices=self._indices,
+            intermediates_only=True,
+            stop_early=True,
+            output_fmt=output_fmt,
+        )
+        return taken
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
-        """Return the number of channels of each chosen stage, in the order of the features; all channels of a ViT."""
+        """Return the number of channels of each chosen stage or layer, in the order of the features.
+
+        Without stages and layers, the one number is that of all channels.
+        """
         return tuple(int(self.model.feature_info[i]["num_chs"]) for i in sorted(self._indices)) or (self.width,)
 
     @property
@@ -180,12 +196,7 @@ def _create_model(spec: RgbExtractor, size: int) -> Any:
     except RuntimeError as error:
         raise _unknown_backbone(spec.backbone, error, "change --rgb-backbone") from error
     except TypeError as error:
-        raise RunError(
-            f"backbone {spec.backbone}",
-            found="a CNN without --rgb-stages",
-            expected="a ViT, or stages to take features from",
-            action="add --rgb-stages 1,2",
-        ) from error
+        raise _no_vit(spec) from error
     except Exception as error:
         if spec.weights != "timm":
             raise
@@ -195,6 +206,28 @@ def _create_model(spec: RgbExtractor, size: int) -> Any:
             expected="a download or a cached copy",
             action="run cmdiad-extractor fetch once with internet access, or pass a file with --rgb-weights FILE",
         ) from error
+
+
+def _no_vit(spec: RgbExtractor) -> RunError:
+    """Return the error about a network of which tokens of a ViT are required."""
+    if spec.layers:
+        return RunError(
+            f"backbone {spec.backbone}",
+            found=f"no plain ViT, so no {_named(spec.layers)}",
+            expected="a ViT whose blocks all output the same grid of tokens",
+            action="leave out --rgb-layers and --surface-layers, or change the backbone",
+        )
+    return RunError(
+        f"backbone {spec.backbone}",
+        found="a CNN without --rgb-stages",
+        expected="a ViT, or stages to take features from",
+        action="add --rgb-stages 1,2",
+    )
+
+
+def _named(layers: tuple[int, ...]) -> str:
+    """Return the text "layer 3" or "layers 3,6"."""
+    return f"layer{'s' if len(layers) > 1 else ''} {','.join(map(str, sorted(layers)))}"
 
 
 def _unknown_backbone(backbone: str, error: RuntimeError, action: str) -> RunError:
@@ -280,6 +313,25 @@ def _feature_indices(model: Any, spec: RgbExtractor) -> list[int]:
         ) from error
 
 
+def _block_indices(model: Any, spec: RgbExtractor) -> list[int]:
+    """Return the places of the layers among the blocks of a ViT; none if the last block after the norm is taken."""
+    if not hasattr(model, "num_prefix_tokens"):
+        raise _no_vit(spec)
+    if not spec.layers:
+        return []
+    blocks = len(getattr(model, "blocks", ()))
+    if blocks == 0 or blocks != len(model.feature_info):
+        raise _no_vit(spec)
+    if max(spec.layers) > blocks:
+        raise RunError(
+            f"backbone {spec.backbone}",
+            found=_named(spec.layers),
+            expected=f"layers from 1 to {blocks}, the number of its blocks",
+            action="change --rgb-layers, or --surface-layers for normals and depth",
+        )
+    return [layer - 1 for layer in spec.layers]
+
+
 def _next_norm(model: Any, stage: int) -> nn.Module | None:
     """Return the normalisation that a pre-activation ResNet applies to a stage's output, None for other models."""
     stages = getattr(model, "stages", None)
@@ -290,9 +342,10 @@ def _next_norm(model: Any, stage: int) -> nn.Module | None:
 
 
 def _provenance(spec: RgbExtractor, seed: int, ignored: tuple[str, ...]) -> str:
+    network = f"{spec.backbone}, {_named(spec.layers)}" if spec.layers else spec.backbone
     if spec.weights == "seeded":
-        return f"{spec.backbone}, random weights, seed {seed} (not trained)"
+        return f"{network}, random weights, seed {seed} (not trained)"
     if spec.weights in SHIPPED:
-        return f"{spec.backbone}, {spec.weights} (trained on procedurally generated images)"
+        return f"{network}, {spec.weights} (trained on procedurally generated images)"
     source = "timm's own download" if spec.weights == "timm" else Path(spec.weights).name
-    return f"{spec.backbone}, {source}" + (f" (ignored: {', '.join(ignored)})" if ignored else "")
+    return f"{network}, {source}" + (f" (ignored: {', '.join(ignored)})" if ignored else "")

@@ -17,6 +17,7 @@ from cmdiad_train.recipe.extractors import (
     SurfaceExtractor,
     XyzExtractor,
     rgb_from_json,
+    without_empty_layers,
     xyz_from_json,
 )
 from cmdiad_train.recipe.rules import (
@@ -294,14 +295,16 @@ class BankRecipe:
             distillation.targets == "joined" or len(self._stages_of(recipe.other)) > 1,
             "distillation.targets",
             distillation.targets,
-            "joined, unless the hallucinated modality is seen by a CNN with several stages",
+            "joined, unless the hallucinated modality is seen by a CNN with several stages or a ViT with several "
+            "layers",
         )
 
     def _stages_of(self, modality: Modality) -> tuple[int, ...]:
-        """Return the stages of a modality's extractor; empty for a ViT and for points."""
+        """Return the stages or layers of a modality's extractor; empty for the last block of a ViT and for points."""
         if modality == "rgb":
-            return self.rgb.stages
-        return self.xyz.backbone.stages if isinstance(self.xyz, SurfaceExtractor) else ()
+            return self.rgb.stages or self.rgb.layers
+        surface = self.xyz.backbone if isinstance(self.xyz, SurfaceExtractor) else None
+        return () if surface is None else surface.stages or surface.layers
 
     @property
     def points(self) -> XyzExtractor | None:
@@ -328,7 +331,7 @@ class BankRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the part as JSON-ready values, without later fields at the values of earlier versions of cmdiad."""
-        values = asdict(self)
+        values = without_empty_layers(asdict(self))
         values["distillation"] = _without_later(values["distillation"], _LATER_DISTILLATION)
         return _without_later(values, _LATER)
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cmdiad_train.recipe.extractors import SMALL_NORMALS, SMALL_RGB, RgbExtractor, rgb_from_json
+from cmdiad_train.recipe.extractors import SMALL_NORMALS, SMALL_RGB, RgbExtractor, rgb_from_json, without_empty_layers
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_whole, tuples
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ class CfmRecipe:
 
     Attributes:
         rgb: Extractor of images.
-        normals: Extractor of clouds, which are seen as images of surface normals; the same backbone, stages and grid.
+        normals: Extractor of clouds, which are seen as images of surface normals; the same backbone, stages,
+            layers and grid.
         expansion: Hidden width of a mapping as a multiple of the width of its input.
         epochs: Passes over the training samples.
         batch: Samples per step.
@@ -44,7 +45,7 @@ class CfmRecipe:
     def __post_init__(self) -> None:
         require_kind("rgb", self.rgb, [RgbExtractor])
         require_kind("normals", self.normals, [RgbExtractor])
-        for name in ("backbone", "stages", "grid"):
+        for name in ("backbone", "stages", "layers", "grid"):
             value, expected = getattr(self.normals, name), getattr(self.rgb, name)
             require(value == expected, f"normals {name}", value, f"{expected}, as for images")
         for name, low in (("epochs", 1), ("batch", 1), ("patience", 0)):
@@ -60,7 +61,7 @@ class CfmRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the part as JSON-ready values."""
-        return asdict(self)
+        return without_empty_layers(asdict(self))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> CfmRecipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from cmdiad_runtime.preprocess.settings import LEAST_GROUPS, MOST_CELLS, MOST_GROUP_SIZE, MOST_GROUPS, MOST_PIXELS
 from cmdiad_runtime.support.records import is_number
@@ -33,12 +33,14 @@ class RgbExtractor:
 
     Attributes:
         backbone: Name of a timm model.
-        stages: CNN stages to concatenate; stage k has stride 4·2^k. Empty for the tokens of a ViT.
+        stages: CNN stages to concatenate; stage k has stride 4·2^k. Empty for a ViT.
         grid: Side of the grid to which CNN stages are resized; None takes the grid of the finest stage.
         weights: "timm" (download by timm), "seeded" (random, reproducible), "shipped-rgb" or "shipped-normals"
             (see `cmdiad_train.extractors.shipped`), or a safetensors file.
         mean: Mean of each channel that is subtracted after scaling to 0-1, RGB order; None takes that of the weights.
         std: Divisor of each channel, RGB order; None takes that of the weights.
+        layers: Blocks of a ViT whose outputs are concatenated, counted from 1 and not normalised. Empty for the
+            last block after the final normalisation.
     """
 
     backbone: str = "resnet10t"
@@ -47,12 +49,16 @@ class RgbExtractor:
     weights: str = "seeded"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require_text("backbone", self.backbone, "the name of a timm model")
         require_text("weights", self.weights, "timm, seeded, a shipped name or a file")
         require_wholes("stages", self.stages, 0, _MOST_UNITS)
         require(len({*self.stages}) == len(self.stages), "stages", self.stages, "each stage once")
+        require_wholes("layers", self.layers, 1, _MOST_UNITS)
+        require(len({*self.layers}) == len(self.layers), "layers", self.layers, "each layer once")
+        require(not (self.layers and self.stages), "layers", self.layers, "none with stages: only a ViT has layers")
         if self.grid is not None:
             require_whole("grid", self.grid, 1, MOST_PIXELS)
         if self.mean is not None:
@@ -133,6 +139,15 @@ SMALL_RGB = RgbExtractor("resnet10t", (1, 2), 40, "shipped-rgb")
 SMALL_NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (1, 2), 40, "shipped-normals"))
 PUBLISHED_RGB = RgbExtractor("vit_base_patch8_224.dino", (), None, "timm", IMAGENET_MEAN, IMAGENET_STD)
 PUBLISHED_XYZ = XyzExtractor("point_mae", 1024, 128, 384, 12, 6, (3, 11), "batch", "seeded", 56)
+
+
+def without_empty_layers(values: dict[str, Any]) -> dict[str, Any]:
+    """Return JSON values without empty `layers` of image extractors, so that earlier versions can read the recipe."""
+    return {
+        name: without_empty_layers(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if name != "layers" or value
+    }
 
 
 def rgb_from_json(value: object) -> RgbExtractor:

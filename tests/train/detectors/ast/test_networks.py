@@ -119,6 +119,15 @@ def test_stored_features_are_those_of_the_same_stages_and_cells() -> None:
     assert len(set(digests)) == 3
 
 
+def test_stored_features_are_those_of_the_same_layers() -> None:
+    digests = set()
+    for layers in ((), (4,), (1, 4)):
+        part = AstRecipe(extractor=RgbExtractor("test_vit", (), layers=layers), cell=16)
+        cells = Cells(Recipe(part, size=64), CellFeatures(part.extractor, size=64, grid=4))
+        digests.add(features_digest(cells, part))
+    assert len(digests) == 3
+
+
 def test_standardisation() -> None:
     module = Standardisation(2)
     module.mean.copy_(torch.tensor([1.0, 2.0])[:, None, None])

@@ -101,6 +101,7 @@ CLOUDS = option_group(
     ),
     click.option("--surface-backbone", help="timm model for normals and depth.  [default: --rgb-backbone]"),
     click.option("--surface-stages", help="CNN stages for normals and depth.  [default: --rgb-stages]"),
+    click.option("--surface-layers", help="Blocks of a ViT for normals and depth.  [default: --rgb-layers]"),
     click.option(
         "--surface-grid",
         type=click.IntRange(min=2),

@@ -130,4 +130,6 @@ def missing_of_protocol(recipe: Recipe) -> list[str]:
         missing.append(f"images are seen by {PUBLISHED_RGB.backbone}: leave out --extractor, --rgb-backbone and files")
     elif row.sees_images and part.rgb.weights == "seeded":
         missing.append("the image extractor has trained weights: leave out --rgb-weights seeded")
+    if row.sees_images and part.rgb.layers:
+        missing.append("features are those of the last block, normalised: leave out --rgb-layers")
     return [f"The paper's protocol differs from this training: {line}." for line in missing]

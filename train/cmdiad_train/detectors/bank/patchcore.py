@@ -37,6 +37,8 @@ def patchcore_recipe(options: Mapping[str, Any], categories: Callable[[], Sequen
     preset_of_options(options)  # refuses --extractor with --mode faithful
     faithful = options["mode"] == "faithful"
     require(not faithful or options["modality"] == "rgb", "modality", options["modality"], "rgb with --mode faithful")
+    no_layers = not (faithful and options["rgb_layers"])
+    require(no_layers, "rgb_layers", options["rgb_layers"], "none with --mode faithful, whose features are of a CNN")
     values = dict(options) | {
         "mode": "default",  # the other mode of banks is another published method
         "coreset": options["coreset"] or PUBLISHED_SHARE,

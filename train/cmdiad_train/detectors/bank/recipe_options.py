@@ -74,7 +74,7 @@ _PART = (
     "residual_map",
     "uncertainty",
 )
-_SURFACE = ("surface_backbone", "surface_stages", "surface_grid", "surface_weights")
+_SURFACE = ("surface_backbone", "surface_stages", "surface_layers", "surface_grid", "surface_weights")
 _POINTS = ("xyz_groups", "xyz_group_size", "xyz_width", "xyz_depth", "xyz_heads", "xyz_grid", "xyz_normalisation")
 _SMALL_WEIGHTS = (SMALL_RGB.weights, SMALL_NORMALS.backbone.weights)
 
@@ -137,7 +137,7 @@ def idle_options(recipe: Recipe) -> dict[str, str]:
         surface = [name for name in _SURFACE if name != "surface_weights"]
         idle |= dict.fromkeys(("xyz_kind", "xyz_weights", *_POINTS, *surface), NO_CLOUD)
     if recipe.modality == "xyz" and part.points is not None:  # Other options of images may set the size.
-        idle |= dict.fromkeys(("rgb_backbone", "rgb_stages", "rgb_grid"), NO_IMAGE)
+        idle |= dict.fromkeys(("rgb_backbone", "rgb_stages", "rgb_layers", "rgb_grid"), NO_IMAGE)
     return idle
 
 

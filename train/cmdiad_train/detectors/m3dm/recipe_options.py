@@ -62,6 +62,8 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
         missing.append("the point extractor has trained weights: add --xyz point_mae --xyz-weights FILE")
     if part.rgb.backbone != PUBLISHED_RGB.backbone or part.rgb.weights == "seeded":
         missing.append("the image extractor is a trained DINO ViT-B/8: leave out --rgb-backbone and --rgb-weights")
+    if part.rgb.layers:
+        missing.append("features are those of the last block, normalised: leave out --rgb-layers")
     return [f"The published protocol differs from this training: {line}." for line in missing]
 
 

@@ -58,7 +58,8 @@ def training_features(context: FitContext, store: FeatureStore, cells: Cells) ->
 
 def features_digest(cells: Cells, part: AstRecipe) -> str:
     """Return the digest of the features of the cells for the keys of stored features."""
-    fields = {"mode": part.mode, "geometry": part.geometry, "cell": part.cell, "stages": part.extractor.stages}
+    taken = {"stages": part.extractor.stages, "layers": part.extractor.layers}
+    fields = {"mode": part.mode, "geometry": part.geometry, "cell": part.cell, **taken}
     return extractor_digest(cells, {"family": "ast", **fields})
 
 

@@ -54,10 +54,13 @@ class TrainingFeatures:
 
 
 def features_digest(extractors: Extractors, recipe: Recipe) -> str:
-    """Return the digest of the extractors for the keys of stored features; the weights do not state stages and grid."""
-    return extractor_digest(
-        extractors, {"family": "cfm", "stages": cfm_part(recipe).rgb.stages, "grid": extractors.grid}
-    )
+    """Return the digest of the extractors for the keys of stored features.
+
+    The weights do not state stages, layers and grid.
+    """
+    rgb = cfm_part(recipe).rgb
+    fields = {"stages": rgb.stages, "layers": rgb.layers, "grid": extractors.grid}
+    return extractor_digest(extractors, {"family": "cfm", **fields})
 
 
 def _rows(maps: Tensor) -> Tensor:
