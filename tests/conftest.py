@@ -20,6 +20,8 @@ import pytest
 from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))
+from faults import flush_nothing
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # In a background job, no test could press Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):  # Under nohup, commands ignore SIGHUP.
@@ -30,18 +32,7 @@ gc.set_threshold(50_000, 20, 50)
 os.environ["CMDIAD_CACHE"] = tempfile.mkdtemp(prefix="cmdiad-tests-")
 atexit.register(shutil.rmtree, os.environ["CMDIAD_CACHE"], ignore_errors=True)
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # As in the runtime, for tests that import onnxruntime directly.
-
-
-def _flush_nothing(fd: Any) -> None:
-    """Take the place of `os.fsync`: refuse what is not open, and leave it to the system when the disk is written.
-
-    A training flushes a hundred times, which takes a second. A flush is visible after a power cut only. Commands that
-    tests start as processes flush.
-    """
-    os.fstat(fd)
-
-
-os.fsync = _flush_nothing
+os.fsync = flush_nothing  # Processes that tests start flush, except for those of killed_trainings.
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # On a PC, and on a Jetson.
 IMPORTERS = {
