@@ -26,6 +26,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # In a background job, no
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):  # Under nohup, commands ignore SIGHUP.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Tests and modules are compiled once and not in every process. Images of containers often set this variable.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The collector visits all modules of torch again and again otherwise: a fifth of the time of an export.
 gc.set_threshold(50_000, 20, 50)
 # Tests leave nothing in the cache folder of the user, and use nothing there.
