@@ -20,16 +20,22 @@ import pytest
 from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))
+from faults import flush_nothing
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # In a background job, no test could press Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):  # Under nohup, commands ignore SIGHUP.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Tests and modules are compiled once and not in every process. Images of containers often set this variable.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The collector visits all modules of torch again and again otherwise: a fifth of the time of an export.
 gc.set_threshold(50_000, 20, 50)
 # Tests leave nothing in the cache folder of the user, and use nothing there.
 os.environ["CMDIAD_CACHE"] = tempfile.mkdtemp(prefix="cmdiad-tests-")
 atexit.register(shutil.rmtree, os.environ["CMDIAD_CACHE"], ignore_errors=True)
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # As in the runtime, for tests that import onnxruntime directly.
+os.fsync = flush_nothing  # Processes that tests start flush, except for those of killed_trainings.
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # On a PC, and on a Jetson.
 IMPORTERS = {

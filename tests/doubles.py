@@ -219,6 +219,12 @@ class Published:
         super().__setattr__(name, value)
 
 
+@functools.cache
+def enums_of(version: str) -> dict[str, Any]:
+    """The enumerations of a release by name, which no test changes."""
+    return {name: enum.IntEnum(name, members) for name, members in table(version)["enums"].items()}
+
+
 def fake_tensorrt(version: str, cuda: FakeCuda) -> types.ModuleType:
     """A module that offers what a release publishes, and whose engines compute with ONNX Runtime."""
     import onnx
@@ -227,7 +233,7 @@ def fake_tensorrt(version: str, cuda: FakeCuda) -> types.ModuleType:
     published = table(version)
     trt = types.ModuleType("tensorrt_rtx" if version.startswith("rtx") else "tensorrt")
     trt.__version__ = published["version"]  # type: ignore[attr-defined]
-    enums = {name: enum.IntEnum(name, members) for name, members in published["enums"].items()}
+    enums = enums_of(version)
     vars(trt).update(enums)
     kinds, modes = enums["DataType"], enums["TensorIOMode"]
     user_managed = enums["ExecutionContextAllocationStrategy"]["USER_MANAGED"]

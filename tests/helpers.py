@@ -22,14 +22,6 @@ SIZE = 112
 SMALL = 56
 
 
-def ignore(step: str, done: int, total: int) -> None:
-    """A report that nobody reads."""
-
-
-def silent(line: str) -> None:
-    """Say nothing."""
-
-
 class RecordingReporter:
     """A reporter that keeps everything.
 

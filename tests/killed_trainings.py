@@ -21,7 +21,7 @@ from cmdiad_runtime.support.command_line import run_command
 from cmdiad_train.cli.train import cli
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
-from faults import _Fault, temporary_files
+from faults import _Fault, flush_nothing, temporary_files
 from runs import assert_whole, hashes
 
 make_torchvision_importable()
@@ -120,6 +120,7 @@ def _train_in_fork(data: Path, run: Path, fault: tuple[str, int] | None, report:
         os.dup2(quiet, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         os.environ["CMDIAD_CACHE"] = str(run.parent / "store")
+        os.fsync = flush_nothing
         for name in ("write", "fsync", "ftruncate"):
             acting.on_descriptor(name)
         sys.addaudithook(acting.audit)

@@ -107,6 +107,7 @@ def test_jetson_brings_its_own_tensorrt(index: None, jetpack: str, python: str, 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_rtx_for_x86_64_only(index: None) -> None:
     names = {pin.split("==")[0] for pin in _pins("x86_64", "3.12", "--extra", "rtx")}
     assert {"tensorrt-rtx", "tensorrt-rtx-cu13-libs"} <= names
@@ -178,7 +179,6 @@ def test_folder_that_exists(tmp_path: Path) -> None:
     assert "a folder that is not empty" in ended.stderr
 
 
-@pytest.mark.long
 def test_unknown_extra() -> None:
     ended = _wheelhouse("--platform", "linux-aarch64", "--python", "3.10", "--extra", "nonsense", "--dry-run")
     assert ended.returncode == 5

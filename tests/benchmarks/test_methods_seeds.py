@@ -203,6 +203,7 @@ def test_results_of_another_program_are_measured_again(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_seeds_are_trained_and_exported(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, tiny = tmp_path / "methods", {"rgb-backbone": "test_resnet", "size": 64, "coreset": 0.1}
     settings = [part for name, value in tiny.items() for part in ("--set", f"{name}={value}")]

@@ -6,7 +6,9 @@ import functools
 import importlib.util
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,10 +18,8 @@ import pytest
 
 from cmdiad_export.bundle_writer import certifier_of, write_bundle
 from cmdiad_export.certified import Certifier
-from cmdiad_export.graph.exporter import graph_of
 from cmdiad_export.graph.passes.name_by_module import module_of
 from cmdiad_export.options import ExportOptions
-from cmdiad_export.precision.casting import to_precision
 from cmdiad_export.precision.levels import is_within
 from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.support.reporter import SILENT
@@ -56,17 +56,25 @@ OPERATORS = {
 
 
 @functools.cache
-def graph(run: Path, precision: Precision) -> ir.Model:
-    """The graph of a run, exported once; no test changes it."""
-    opened = load_run(run)
-    inputs = {name: opened.golden[0].inputs[name] for name in opened.detector.input_names}
-    return graph_of(to_precision(opened.detector, precision), inputs)
-
-
-@functools.cache
 def certifier(run: Path) -> Certifier:
     """A certifier of a run, which certifies the fp32 graph once for all precisions."""
     return certifier_of(load_run(run), ExportOptions(), SILENT)
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A bundle of reverse distillation: its graph as it is stored, and its manifest."""
+
+    graph: ir.Model
+    manifest: dict[str, Any]
+
+
+@functools.cache
+def bundled(run: Path, precision: Precision) -> Bundled:
+    """The bundle of a run, written once; no test changes it."""
+    bundle = run.with_name(f"{run.name}-graphs-{precision}.cmdiad")
+    manifest = write_bundle(load_run(run), bundle, ExportOptions(precision), SILENT, certifier=certifier(run))
+    return Bundled(ir.load(bundle / "graph.onnx"), manifest)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +87,7 @@ def certifier(run: Path) -> Certifier:
 def test_graphs_consist_of_operators_that_every_engine_has(
     fitted: Fitted, variant: str, modality: str, precision: Precision
 ) -> None:
-    model = graph(fitted(variant, modality), precision)
+    model = bundled(fitted(variant, modality), precision).graph
     kinds = Counter(node.op_type for node in model.graph)
     assert set(kinds) <= OPERATORS
     tuned = variant in ("trd", "mtfi-trd")
@@ -88,14 +96,14 @@ def test_graphs_consist_of_operators_that_every_engine_has(
 
 
 def test_level_weights_are_constants(fitted: Fitted) -> None:
-    model = graph(fitted("mtfi-trd", "xyz"), "fp16")
+    model = bundled(fitted("mtfi-trd", "xyz"), "fp16").graph
     assert not any(node.op_type in ("Softmax", "Exp") for node in model.graph)
 
 
 @pytest.mark.parametrize(("variant", "modality"), [("mtfi-trd", "xyz"), long("trd", "both")])
 def test_sums_of_cosines_stay_fp32(fitted: Fitted, variant: str, modality: str) -> None:
     run = fitted(variant, modality)
-    model = graph(run, "fp16")
+    model = bundled(run, "fp16").graph
     sums = [node for node in model.graph if node.op_type in ("ReduceSum", "Sqrt")]
     # Of each branch and level the product, two squares and two roots; the sums over levels, and over branches.
     branches = 2 if modality == "both" else 1
@@ -113,10 +121,9 @@ def test_sums_of_cosines_stay_fp32(fitted: Fitted, variant: str, modality: str) 
     [("mtfi-trd", "xyz", "fp16"), *(long("trd", "both", precision) for precision in ("fp16", "int8", "int8-cpu"))],
 )
 def test_a_reduced_graph_passes_its_certificate(
-    fitted: Fitted, tmp_path: Path, variant: str, modality: str, precision: Precision
+    fitted: Fitted, variant: str, modality: str, precision: Precision
 ) -> None:
-    run, bundle = fitted(variant, modality), tmp_path / "trd.cmdiad"
-    manifest = write_bundle(load_run(run), bundle, ExportOptions(precision), SILENT, certifier=certifier(run))
+    manifest = bundled(fitted(variant, modality), precision).manifest
     _, reduced = manifest["certificate"]["comparisons"]
     assert reduced["precision"] == precision
     assert reduced["passed"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+import pytest
 import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.cluster import DBSCAN
 
 from cmdiad_runtime.preprocess.cloud.clustering import largest_cluster
 from strategies import seeds
@@ -32,7 +34,7 @@ def largest(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     return np.asarray(labels == names[np.lexsort((firsts, -sizes))[0]])
 
 
-def with_nearest_core(points: Points, model: DBSCAN, eps: float) -> npt.NDArray[np.int64]:
+def with_nearest_core(points: Points, model: Any, eps: float) -> npt.NDArray[np.int64]:
     """Return the labels of DBSCAN, with every point that is not core in the cluster of its nearest core point."""
     labels = np.asarray(model.labels_, dtype=np.int64).copy()
     core = model.core_sample_indices_
@@ -44,13 +46,15 @@ def with_nearest_core(points: Points, model: DBSCAN, eps: float) -> npt.NDArray[
     return labels
 
 
+@pytest.mark.seconds
 @given(
     seed=seeds, count=st.integers(1, 150), spread=st.floats(0.002, 0.05), eps=st.floats(0.004, 0.04),
     min_points=st.integers(1, 12),
 )  # fmt: skip
 def test_largest_cluster_is_that_of_dbscan(seed: int, count: int, spread: float, eps: float, min_points: int) -> None:
     points = blobs(seed, count, spread)
-    model = DBSCAN(eps=eps, min_samples=min_points).fit(points)
+    sklearn_cluster = pytest.importorskip("sklearn.cluster", reason="needs scikit-learn")
+    model = sklearn_cluster.DBSCAN(eps=eps, min_samples=min_points).fit(points)
     expected = largest(with_nearest_core(points, model, eps))
     assert np.array_equal(largest_cluster(points, eps=eps, min_points=min_points), expected)
 

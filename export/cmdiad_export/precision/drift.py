@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cmdiad_export.precision.levels import is_within
-from cmdiad_export.precision.products import Arrays, Product, session_showing
+from cmdiad_export.precision.products import Arrays, Product, values_inside
 
 GROWTH = 3.0
 """A module adds an error if the error of its result is more than this multiple of that of its input."""
@@ -147,7 +147,6 @@ def product_drift(reference: ir.Model, reduced: ir.Model, products: Sequence[Pro
     results = {node.name: str(node.outputs[0].name) for node in reference.graph}
     steps = [(product.module, product.operand, results[product.node]) for product in products]
     names = sorted({name for _, *pair in steps for name in pair})
-    expected = dict(zip(names, session_showing(reference, names).run(names, dict(sample)), strict=True))
-    seen = dict(zip(names, session_showing(reduced, names).run(names, dict(sample)), strict=True))
-    error = {name: relative_error(seen[name], expected[name]) for name in names}
+    (expected,), (seen,) = (values_inside(model, names, [sample]) for model in (reference, reduced))
+    error = {name: relative_error(*pair) for name, *pair in zip(names, seen, expected, strict=True)}
     return [Drift(module, error[after], error[before]) for module, before, after in steps]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from cmdiad_export.precision.levels import Level
-from cmdiad_export.precision.products import Arrays, Product, session_showing
+from cmdiad_export.precision.products import Arrays, Product, values_inside
 
 Quantise = Callable[[ir.Model, Sequence[Product]], ir.Model]
 """Returns a copy of a graph with the chosen products quantised."""
@@ -46,8 +46,7 @@ def harm_of_each(
 
 
 def _results(model: ir.Model, samples: Sequence[Arrays]) -> list[list[npt.NDArray[Any]]]:
-    session, names = session_showing(model, ()), [output.name for output in model.graph.outputs]
-    return [session.run(names, dict(sample)) for sample in samples]
+    return list(values_inside(model, [str(output.name) for output in model.graph.outputs], samples))
 
 
 def _harm(results: list[npt.NDArray[Any]], reference: list[npt.NDArray[Any]]) -> float:

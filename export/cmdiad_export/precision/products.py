@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -108,9 +108,8 @@ def value_ranges(model: ir.Model, names: Collection[str], samples: Sequence[Arra
     ranges: dict[str, Range] = dict.fromkeys(names, (0.0, 0.0))
     if not ranges:
         return ranges
-    session = session_showing(model, list(ranges))
-    for sample in samples:
-        for name, values in zip(ranges, session.run(list(ranges), dict(sample)), strict=True):
+    for results in values_inside(model, list(ranges), samples):
+        for name, values in zip(ranges, results, strict=True):
             least, largest = float(values.min()), float(values.max())
             if not np.isfinite((least, largest)).all():
                 raise CertificateError(
@@ -123,8 +122,8 @@ def value_ranges(model: ir.Model, names: Collection[str], samples: Sequence[Arra
     return ranges
 
 
-def session_showing(model: ir.Model, names: Collection[str]) -> Any:
-    """Return an ONNX Runtime session on the CPU that can also return the named arrays inside the graph."""
+def values_inside(model: ir.Model, names: Sequence[str], samples: Sequence[Arrays]) -> Iterator[list[npt.NDArray[Any]]]:
+    """Yield for each sample the named arrays, which may lie inside the graph; ONNX Runtime computes them on the CPU."""
     import onnxruntime
 
     shown = model.clone()
@@ -141,4 +140,9 @@ def session_showing(model: ir.Model, names: Collection[str]) -> Any:
     with TemporaryDirectory(prefix="cmdiad-graph-", ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "graph.onnx"
         save_graph(shown, file)  # From bytes, ONNX Runtime would hold the weights twice more.
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        try:
+            for sample in samples:
+                yield session.run(names, dict(sample))
+        finally:
+            del session  # Windows deletes no file that a session has mapped.

@@ -22,7 +22,6 @@ LEAST_BASELINE = 20
 TAIL = 0.00135
 """Probability beyond each limit of the NG rate: that of 3 standard deviations of a normal distribution."""
 PERCENTILES = (50, 95, 99, 100)
-_HOUR = 3600.0
 _STAGES = ("acquired", "inspected", "recorded", "published")
 
 
@@ -120,26 +119,6 @@ class HourlyRate:
     def unusual(self) -> bool:
         """Return True if the number of NG parts is beyond a limit."""
         return not self.lower <= self.rejected <= self.upper
-
-
-def hourly_rates(times: Floats, accepted: Bools, expected_rate: float) -> list[HourlyRate]:
-    """Return the NG rate of each hour with parts, oldest first.
-
-    The limits contain all but TAIL of the binomial distribution on each side. They are exact. The limits of the usual p
-    chart are wrong for the few NG parts of an hour.
-
-    Args:
-        times: Times of the triggers in seconds since 1970 UTC, `[n]`, in any order.
-        accepted: True for OK parts, `[n]`.
-        expected_rate: Expected share of NG parts, in [0, 1].
-    """
-    hours = np.floor(np.asarray(times, dtype=np.float64) / _HOUR).astype(np.int64)
-    rates = []
-    for hour in np.unique(hours):
-        inside = hours == hour
-        parts, rejected = int(inside.sum()), int((~accepted[inside]).sum())
-        rates.append(HourlyRate(float(hour) * _HOUR, parts, rejected, *binomial_limits(parts, expected_rate)))
-    return rates
 
 
 def binomial_limits(parts: int, rate: float) -> tuple[int, int]:

@@ -7,14 +7,13 @@ none of that can be read from the file, so the label records it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from cmdiad_runtime.engines import BUILT_NAMES, ENGINE_PRECISIONS, EngineLibrary, EnginePrecision
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.support.files import is_sha256, sha256_of
-from cmdiad_runtime.support.records import NewerRecordError, RecordError, fields_from_json, require, require_integer
+from cmdiad_runtime.support.records import RecordError, fields_from_json, require, require_integer
 
 _REBUILD = "export the bundle again, or build the engine again (cmdiad-build BUNDLE)"
 _MOST_BYTES = 1 << 50
@@ -138,26 +137,6 @@ class EngineFingerprint:
             raise BundleError(
                 engine, found=f"SHA-256 {digest}", expected=f"SHA-256 {self.engine_sha256}", action=_REBUILD
             )
-
-
-def read_fingerprint(value: object, source: str | PathLike[str]) -> EngineFingerprint:
-    """Read a fingerprint from a file's JSON.
-
-    Args:
-        value: Parsed JSON of the fingerprint.
-        source: File that the JSON is from, for messages.
-
-    Raises:
-        BundleError: The fingerprint is damaged, or written by a newer version of cmdiad.
-    """
-    expected = "the fingerprint of an engine"
-    try:
-        return EngineFingerprint.from_json(value)
-    except NewerRecordError as error:
-        action = "made by a newer cmdiad: update cmdiad on this machine"
-        raise BundleError(source, found=str(error), expected=expected, action=action) from error
-    except RecordError as error:
-        raise BundleError(source, found=f"a damaged record ({error})", expected=expected, action=_REBUILD) from error
 
 
 def capability_text(compute_capability: int) -> str:

@@ -19,18 +19,21 @@ from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.cli.train import cli as train_command
 from fleet_fleets import fleet_of
 from helpers import command
+from lanes import long
 from runs import hashes
 
 pytestmark = pytest.mark.slow
 
-TEXT = """
+RECIPE = """
 [recipe.camera]
 memory_gb = 0.5
-train = {view = "sensor", rgb-grid = 14, coreset = 0.2}
+train = {view = "sensor", size = 112, rgb-grid = 14, coreset = 0.2}
 [export]
+"""
+SWEEP = """
 [sweep]
 recipe = "camera"
-values = {size = [112]}
+values = {seed = [0]}
 """
 
 
@@ -50,27 +53,22 @@ def cluster() -> Iterator[Any]:
         ray.shutdown()
 
 
-def test_trials_and_detectors_are_trained_as_by_the_command(cluster: Any, own_data: Path, tmp_path: Path) -> None:
-    test_files = [path for path in (own_data / "gear/test").rglob("*") if path.is_file()]
-    for file in test_files:
-        file.write_bytes(b"no picture")
-    fleet = fleet_of(tmp_path, own_data, TEXT)
+@pytest.mark.parametrize("sweep", [False, long(True)])
+def test_detectors_are_trained_as_by_the_command(cluster: Any, own_data: Path, tmp_path: Path, sweep: bool) -> None:
+    for file in (own_data / "gear/test").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"no picture")
+    fleet = fleet_of(tmp_path, own_data, RECIPE + SWEEP * sweep)
     (row,) = train_fleet(fleet, ray_engine(cluster), SILENT)
     assert row.state == "trained", row.reason
+    assert row.options == ({"seed": 0} if sweep else {})
     run = fleet.general.out / "gear-camera/run"
     assert Bundle.open(fleet.general.out / "gear-camera/gear-camera.cmdiad").precision == "fp32"
-
-    # The trial has not read the test split, which its record would state; the detector has.
-    trial = json.loads((fleet.general.out / "sweep/gear-camera/000/run/run.json").read_text())
-    assert trial["metrics"] is None
-    assert "left_out" not in trial
     assert {sample["split"] for sample in json.loads((run / "run.json").read_text())["left_out"]} == {"test"}
-    (evidence,) = json.loads((fleet.general.out / "fleet.json").read_text())["sweeps"]["gear-camera"]["trials"]
-    assert 0 <= evidence["evidence"]["separation"] <= 1
-    assert evidence["evidence"]["samples"] == 9  # Three held-out samples, three strengths.
+    if sweep:
+        check_trial(fleet.general.out)
 
     plain = tmp_path / "plain"
-    assert row.options == {"size": 112}
     options = ["--view", "sensor", "--rgb-grid", "14", "--coreset", "0.2", "--size", "112", "--out", str(plain)]
     torch.set_num_threads(1)  # As many as `cpus`; the fixture `same_threads` takes this back.
     with threadpool_limits(1):
@@ -82,6 +80,16 @@ def test_trials_and_detectors_are_trained_as_by_the_command(cluster: Any, own_da
     (kept,) = train_fleet(fleet, local_engine(1), SILENT)
     assert kept.state == "kept"
     assert kept.threshold == row.threshold
+
+
+def check_trial(out: Path) -> None:
+    """Check that the trial has not read the test split, which its record would state."""
+    trial = json.loads((out / "sweep/gear-camera/000/run/run.json").read_text())
+    assert trial["metrics"] is None
+    assert "left_out" not in trial
+    (evidence,) = json.loads((out / "fleet.json").read_text())["sweeps"]["gear-camera"]["trials"]
+    assert 0 <= evidence["evidence"]["separation"] <= 1
+    assert evidence["evidence"]["samples"] == 9  # Three held-out samples, three strengths.
 
 
 def test_a_recipe_that_fits_no_machine_fails_at_once(cluster: Any, data: Path, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from cmdiad_line.records.statistics import (
     Baseline,
     binomial_limits,
     ewma_chart,
-    hourly_rates,
     stage_latencies,
     watch_for_drift,
 )
@@ -107,15 +106,6 @@ def test_limits_of_the_rate_are_quantiles(parts, rate):
 @pytest.mark.parametrize(("parts", "rate", "limits"), [(0, 0.5, (0, 0)), (10, 0.0, (0, 0)), (10, 1.0, (10, 10))])
 def test_limits_at_the_ends(parts, rate, limits):
     assert binomial_limits(parts, rate) == limits
-
-
-def test_rates_by_hour():
-    times = np.array([7200.0, 7300.0, 10799.0, 10800.0, 14399.9, 7201.0])
-    accepted = np.array([True, False, True, False, False, True])
-    first, second = hourly_rates(times, accepted, 0.01)
-    assert (first.start, first.parts, first.rejected, first.unusual) == (7200.0, 4, 1, False)
-    assert (second.start, second.parts, second.rejected, second.unusual) == (10800.0, 2, 2, True)
-    assert hourly_rates(np.empty(0), np.empty(0, dtype=bool), 0.01) == []
 
 
 def test_latency_of_a_stage_is_the_time_since_the_stage_before():

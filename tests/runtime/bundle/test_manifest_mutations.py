@@ -128,6 +128,7 @@ def test_every_value_of_a_wrong_kind(bundle: Path) -> None:
     assert refused > 1000
 
 
+@pytest.mark.seconds
 def test_every_key_deleted(bundle: Path) -> None:
     manifest, right = _read(bundle), _decision(Bundle.open(bundle))
     for place in list(_places(manifest)):

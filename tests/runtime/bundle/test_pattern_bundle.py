@@ -12,7 +12,6 @@ import click
 import pytest
 
 from cmdiad_bench.cli import cli as bench
-from cmdiad_export.pattern_bundle_writer import bind_patterns, bundle_name
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.change import change_bundle, sign_pattern_bundle
 from cmdiad_runtime.bundle.pattern_bundle import open_pattern_bundle
@@ -97,6 +96,8 @@ def test_damage_is_reported(own: Path, change: Callable[[Path], object], problem
 
 
 def test_bundle_of_another_pattern_is_refused(own: Path) -> None:
+    from cmdiad_export.pattern_bundle_writer import bind_patterns, bundle_name
+
     for pattern in SENSORS:  # no longer shared
         shutil.copyfile(own / "graph.weights", own / bundle_name("gear", pattern) / "graph.weights")
     for name in ("patterns.json", "graph.weights"):

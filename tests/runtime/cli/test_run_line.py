@@ -311,10 +311,10 @@ def test_slow_file_is_ng_and_the_others_are_inspected(
 
     monkeypatch.setattr(worker, "_START", start_of_slow_process())
     slow = Path(shutil.copy(photo, tmp_path / "slow.png"))
-    ended = command(cli, exported("rgb"), photo, slow, photo, "--input-timeout", 10, "--output", tmp_path / "out")
+    ended = command(cli, exported("rgb"), photo, slow, photo, "--input-timeout", 3, "--output", tmp_path / "out")
     assert ended.code == 3, ended.err
     assert [line["reason"] == "timeout" for line in results(tmp_path / "out")] == [False, True, False]
-    assert "longer than 10 s" in ended.err
+    assert "longer than 3 s" in ended.err
 
 
 @pytest.mark.parametrize("wait_s", [0, 2])  # in the second case the command waits for the slow file

@@ -96,6 +96,7 @@ def test_two_threads_give_what_the_steps_give(monkeypatch, cores, groups, size):
         helper.shutdown()
 
 
+@pytest.mark.seconds
 def test_patch_features_are_interpolated_and_pooled():
     """Linear check against the definition: scatter to the image, box 3, adaptive average."""
     torch = pytest.importorskip("torch", reason="needs torch")

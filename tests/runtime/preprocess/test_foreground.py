@@ -158,6 +158,7 @@ def test_largest_cluster_matches_brute_force(seed, eps, min_points):
     assert np.array_equal(largest_cluster(points, eps=eps, min_points=min_points), expected)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("seed", range(10))
 def test_largest_cluster_matches_sklearn_up_to_contested_border_points(seed):
     sklearn_cluster = pytest.importorskip("sklearn.cluster", reason="needs scikit-learn")

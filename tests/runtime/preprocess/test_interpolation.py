@@ -54,6 +54,7 @@ def test_two_centres_are_refused():
         interpolation_weights(np.ones((5, 3), dtype=np.float32), np.ones((2, 3), dtype=np.float32))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("size", "grid"), SIZES)
 def test_axis_is_torch_pooling(size, grid):
     image = np.random.default_rng(0).normal(size=(1, size, size))
@@ -64,6 +65,7 @@ def test_axis_is_torch_pooling(size, grid):
     assert axis @ image[0] @ axis.T == pytest.approx(torch_pooling(image, grid)[0], abs=1e-6)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("size", "grid"), SIZES)
 @pytest.mark.parametrize("coverage", [0.0, 0.01, 0.5, 1.0])
 def test_matrix_is_interpolation_scatter_and_pooling(size, grid, coverage):
@@ -82,6 +84,7 @@ def test_matrix_is_interpolation_scatter_and_pooling(size, grid, coverage):
     assert (weights @ features)[cells] == pytest.approx(expected, abs=2e-6)
 
 
+@pytest.mark.seconds
 def test_rows_are_empty_exactly_where_no_valid_pixel_reaches():
     valid = np.zeros((224, 224), dtype=bool)
     valid[100:120, 60:90] = True

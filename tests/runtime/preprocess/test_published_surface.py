@@ -168,6 +168,7 @@ def test_a_part_of_equal_depth_is_no_division_by_zero() -> None:
         assert image.any()
 
 
+@pytest.mark.seconds
 def test_bilinear_is_that_of_torch() -> None:
     torch = pytest.importorskip("torch", reason="needs torch")
     image = np.random.default_rng(0).random((37, 61, 3)).astype(np.float32)

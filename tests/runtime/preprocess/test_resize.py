@@ -12,6 +12,7 @@ def golden():
     return load("preproc")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("size", [14, 56, 224, 518])
 def test_nearest_is_that_of_torch(size):
     torch = pytest.importorskip("torch", reason="needs torch")
@@ -22,6 +23,7 @@ def test_nearest_is_that_of_torch(size):
         assert np.array_equal(resize_nearest(column, size)[:, 0], expected), length
 
 
+@pytest.mark.seconds
 def test_nearest_scales_each_axis_by_itself():
     torch = pytest.importorskip("torch", reason="needs torch")
     xyz = np.random.default_rng(0).normal(size=(97, 61, 3)).astype(np.float32)

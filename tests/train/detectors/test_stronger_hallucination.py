@@ -66,7 +66,7 @@ CASES = [
     ("xyz", "top", "all"),
 ]
 FURTHER = [("rgb", "part", "located"), ("xyz", "top", "coordinates"), ("rgb", "sensor", "stages")]
-DEFAULT_CASES = [("rgb", "part", "context"), ("xyz", "top", "all"), ("rgb", "part", "located")]
+DEFAULT_CASES = [("xyz", "top", "all"), ("rgb", "part", "located")]
 """Cases that are exported in the default lane. Together they have every option except for `uncertainty`."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from cmdiad_train.detectors.bank.fitting import calibration
 from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.runs.record import read_record
-from helpers import RecordingReporter, sample_files, tiny_recipe
+from helpers import RecordingReporter, sample_files, tiny_recipe, tiny_trd_recipe
 
 
 def repeat(data: Path, images: int, *, in_turn: bool) -> Path:
@@ -58,6 +59,22 @@ def test_series_that_the_banks_do_not_recognise_are_reported(
     assert [line for line in reporter.lines if "count as 19 series" in line]
     assert record.series is not None and (record.series.count, record.series.samples) == (5, 20)
     assert [line for line in reporter.lines if "series of images" in line] == [f"warning: {record.series.warning}."]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "warned"), [(tiny_recipe(series="keep"), True), (tiny_trd_recipe("rd", "rgb"), False)]
+)
+def test_a_whole_placement_that_is_held_out_sets_the_threshold_alone_or_among_near_copies(
+    own_data: Path, tmp_path: Path, recipe: Any, warned: bool
+) -> None:
+    """Banks are calibrated with their training samples, too, and those have near copies in the bank."""
+    folder = repeat(own_data, images=4, in_turn=False) / "gear"
+    held_out = folder / "validation" / "good" / "rgb"
+    held_out.mkdir(parents=True)
+    for path in (folder / "train" / "good" / "rgb").glob("4*"):
+        path.rename(held_out / path.name)
+    record = fit(own_data, "gear", recipe, tmp_path / "run", options=FitOptions(test=False))
+    assert (record.series is not None) == warned
 
 
 def test_series_that_are_left_out_as_a_whole_need_no_warning(own_data: Path, tmp_path: Path) -> None:

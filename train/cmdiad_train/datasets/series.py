@@ -99,7 +99,8 @@ def series_of(
     Args:
         names: Name of each sample.
         thumbnails: Reduced image of each sample, see `thumbnail`.
-        held_out: Numbers of the samples that set the threshold and do not build the bank.
+        held_out: Numbers of the samples that set the threshold and do not build the bank. Empty if samples that build
+            the bank set the threshold, too.
         counted_as: Number of each sample; the detector compared no sample with others of the same number. Empty if it
             compared samples with all others.
 

@@ -159,8 +159,7 @@ def _train(
     record = replace(record, envelope=envelope)
     write_record(run, record)
     fitted = _fit_family(request.family, replace(started, splits=by_part), run, samples, options, reporter)
-    counted_as = fitted.counted_as[:: by_part.parts]
-    record = replace(record, series=_series(record, splits, samples, counted_as, reporter))
+    record = replace(record, series=_series(record, splits, samples, fitted, reporter))
     save_export_inputs(run, by_part, samples, fitted.detector.input_names, reporter)
     scores, peaks = (worst_of_parts(values, by_part.parts) for values in (fitted.scores, fitted.peaks))
     calibration = _calibrated(record, splits, samples, (scores, peaks))
@@ -218,20 +217,24 @@ def _envelope(
 
 
 def _series(
-    record: RunRecord, splits: Splits, samples: SampleProvider, counted_as: Sequence[int], reporter: Reporter
+    record: RunRecord, splits: Splits, samples: SampleProvider, fitted: Fitted, reporter: Reporter
 ) -> Series | None:
     """Return and report series of near copies in the images of the good samples; clouds are not compared.
 
     Series that the detector left out are not among them, see `Fitted.counted_as`.
 
-    Good parts of another session set the threshold in spite of such series, so nothing is reported with them.
+    Nothing is reported if other placements set the threshold: good parts of another session, or held-out samples
+    without near copies among the training samples, unless scores of training samples set the threshold, too.
     """
     if splits.sessions or "rgb" not in record.preprocessing.modalities:
         return None
     good = [*splits.train, *splits.held_out]
     names = [printable(files.name) for files in good]
     thumbnails = [samples.conditions(files, record.preprocessing).thumbnail for files in good]
-    series = series_of(names, thumbnails, range(len(splits.train), len(good)), counted_as)
+    parts = record.recipe.parts
+    held_out_alone = len(fitted.scores) == len(splits.held_out) * parts
+    held_out = range(len(splits.train), len(good)) if held_out_alone else ()
+    series = series_of(names, thumbnails, held_out, fitted.counted_as[::parts])
     if series is not None:
         reporter.say(f"warning: {series.warning}.")
     return series

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cmdiad_export.graph.exporter import FOLDED_NUMBERS, graph_of
 from cmdiad_export.graph.passes import fold_half_squares
-from cmdiad_export.precision.products import session_showing
+from cmdiad_export.precision.products import values_inside
 from cmdiad_train.detectors.bank.search.exact import BankSearch, SearchSettings, brute_force
 
 ROWS, CHANNELS = 9000, 256
@@ -60,7 +60,7 @@ def test_a_large_bank_takes_one_product_and_is_stored_once(noise: Tensor) -> Non
     assert product is not None
     assert product.op_type == "MatMul"
     assert banks(model) == [(ROWS, CHANNELS + fold_half_squares.ALIGNED)]
-    score, to_first = session_showing(model, []).run(["score", "map"], {"queries": queries.numpy()})
+    ((score, to_first),) = values_inside(model, ["score", "map"], [{"queries": queries.numpy()}])
     nearest, index = brute_force(queries, rows)
     np.testing.assert_allclose(score, nearest.numpy(), rtol=1e-6)
     expected = (queries[0].double() - rows[index].double()).norm(dim=1)
