@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from os.path import lexists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,9 +132,9 @@ def open_sources(inputs: Inputs, inspector: Inspector | PatternInspector, output
 @contextmanager
 def _open_watch(inputs: Inputs, folder: Path, inspector: Inspector, output: Path | None) -> Iterator[OpenSources]:
     from cmdiad_runtime.inspection.arrivals import Arrivals
-    from cmdiad_runtime.inspection.arrived import Arrived
+    from cmdiad_runtime.inspection.arrived import Arrived, FileState
     from cmdiad_runtime.inspection.done_folders import open_done_folders
-    from cmdiad_runtime.inspection.stored_results import finished_files
+    from cmdiad_runtime.inspection.stored_results import inspected_files
     from cmdiad_runtime.inspection.watch import FolderWatch, WatchOptions
 
     with ExitStack() as stack:
@@ -147,8 +146,9 @@ def _open_watch(inputs: Inputs, folder: Path, inspector: Inspector, output: Path
             moves=done is not None,
             image_modality=inspector.bundle.preprocessing.image_modality,
         )
-        finished = None if output is None else finished_files(output, _decided_by(inspector))
-        watch = FolderWatch(folder, inspector.bundle.preprocessing.modalities, options, say, seen=finished)
+        modalities = inspector.bundle.preprocessing.modalities
+        inspected = None if output is None else inspected_files(output, _decided_by(inspector))
+        watch = FolderWatch(folder, modalities, options, say, inspected=inspected)
         stack.callback(watch.close)
 
         def finish(inspected: InspectedSource) -> None:
@@ -157,7 +157,7 @@ def _open_watch(inputs: Inputs, folder: Path, inspector: Inspector, output: Path
                 return
             if problem := done.move(source, inspected.inspection.verdict):
                 say(f"warning: {printable(source.path)} is not moved ({problem}); the verdict stands")
-            if not lexists(source.path):
+            if FileState.of(source.path) != source.files[0]:
                 watch.release(source)
 
         say(f"watching {printable(folder)}; end with Ctrl-C")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.arrived import file_keys, result_key
@@ -23,8 +23,6 @@ RESULTS = "results.jsonl"
 TABLE = "results.csv"
 OVERLAYS = "overlays"
 
-_NOT_COMPLETE = ("missing-modality", "timeout", "unreadable")
-"""Reasons of samples that were not complete: each of their files may still belong to a new sample."""
 _TEMPORARY = re.compile(r"\.(.+\.png)\.part")
 """Name of an overlay whose line is not stored yet; the group is the final name."""
 _logger = logging.getLogger("cmdiad.inspection")
@@ -97,27 +95,46 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def finished_files(folder: Path, decided_by: Mapping[str, Any]) -> DigestSet:
-    """Return the keys of the samples of a watched folder, and of their files, that need not be inspected again.
+class InspectedFiles(NamedTuple):
+    """Inspected files of a watched folder.
+
+    Attributes:
+        finished: Keys of the samples that need not be inspected again; see `result_key`.
+        earlier: Keys of inspected samples of several files, and of each of their files (`file_keys`), whatever bundle
+            has inspected them: such a file completes no other sample.
+    """
+
+    finished: DigestSet
+    earlier: DigestSet
+
+
+def inspected_files(folder: Path, decided_by: Mapping[str, Any]) -> InspectedFiles:
+    """Return the files of a watched folder that were inspected, from stored results.
+
+    A sample with the reason `missing-modality` was not complete, so its files may still belong to another one.
 
     Args:
         folder: Folder of results.
-        decided_by: Fields that a line must have with these values, such as bundle and threshold: the verdict of
-            another bundle does not count.
+        decided_by: Fields that the line of a finished sample must have with these values, such as bundle and
+            threshold: the verdict of another bundle does not count.
 
     Raises:
         OutputError: A line is no result.
     """
-    finished = DigestSet()
+    files = InspectedFiles(DigestSet(), DigestSet())
     for line in read_lines(folder / RESULTS):
         state = line.get("file_state")
-        if isinstance(state, str) and all(line.get(name) == value for name, value in decided_by.items()):
-            stated = line.get("input_hex")
-            name = os.fsdecode(bytes.fromhex(stated)) if stated else str(line.get("input"))
-            refused = line.get("reason") in _NOT_COMPLETE
-            for key in [result_key(name, state), *([] if refused else file_keys(name, state))]:
-                finished.add(key)
-    return finished
+        if not isinstance(state, str):
+            continue
+        stated = line.get("input_hex")
+        name = os.fsdecode(bytes.fromhex(stated)) if stated else str(line.get("input"))
+        key, parts = result_key(name, state), file_keys(name, state)
+        if all(line.get(field) == value for field, value in decided_by.items()):
+            files.finished.add(key)
+        if parts and line.get("reason") != "missing-modality":
+            for one in (key, *parts):
+                files.earlier.add(one)
+    return files
 
 
 def write_table(folder: Path) -> None:

@@ -3,11 +3,11 @@
 The folder is listed again and again, because notifications of the system do not reach network drives. A file is
 complete when size and time of change have stayed the same for the settle time and the file can be opened. Nothing is
 guessed: a sample that is not complete in time becomes NG with a reason. A camera may use a name again, so an image or
-cloud that was inspected before does not complete a sample: the new partner of the new file is still on the way.
+cloud that was inspected before does not complete a sample: the other new file has not arrived yet.
 
 Memory does not grow with the number of files in the folder: at most MOST_PENDING incomplete samples are tracked at
 the same time (others follow later), and finished ones are remembered as eight bytes each and eight more for each of
-several files, or as their names while they are being moved.
+several files, or as their names until they are moved.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from threading import Event
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.arrived import Arrived, FileState
 from cmdiad_runtime.inspection.digest_set import DigestSet
+from cmdiad_runtime.inspection.stored_results import InspectedFiles
 from cmdiad_runtime.inspection.watched_folder import FolderAwayError, ListedSample, list_samples
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.printable import cause_of, printable
@@ -81,7 +82,7 @@ class FolderWatch:
         modalities: Modalities that a sample must have.
         options: Choices.
         say: Receiver of messages.
-        seen: Finished samples of earlier results, by `Arrived.key`. Not used if inspected files leave the folder.
+        inspected: Files of earlier results. If inspected files leave the folder, the finished samples do not count.
         clock: Clock in seconds.
     """
 
@@ -92,7 +93,7 @@ class FolderWatch:
         options: WatchOptions,
         say: Callable[[str], None],
         *,
-        seen: DigestSet | None = None,
+        inspected: InspectedFiles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
@@ -100,7 +101,7 @@ class FolderWatch:
         self._options = options
         self._excluded = [path.resolve() for path in options.excluded]
         self._say = say
-        self._seen = DigestSet() if seen is None else seen
+        self._seen, self._earlier = inspected or InspectedFiles(DigestSet(), DigestSet())
         self._clock = clock
         self._pending: dict[Path, _Pending] = {}
         self._in_work: set[str] = set()
@@ -150,7 +151,10 @@ class FolderWatch:
                 self._blocked += self._clock() - before  # No file is late because the inspection is.
 
     def release(self, arrived: Arrived) -> None:
-        """Forget an inspected sample that has left the folder: a file that returns is inspected again."""
+        """Forget an inspected sample that has left the folder: files that return are inspected again.
+
+        A file that has stayed completes no other sample.
+        """
         self._in_work.discard(arrived.key)
         for file, key in zip(arrived.files, arrived.file_keys, strict=False):
             if FileState.of(file.path) != file:
@@ -175,14 +179,18 @@ class FolderWatch:
         return key in (self._in_work if self._options.moves else self._seen)
 
     def _remember(self, arrived: Arrived) -> None:
-        finished = self._in_work if self._options.moves else self._seen
-        for key in [arrived.key, *(arrived.file_keys if arrived.refusal is None else [])]:
-            finished.add(key)
+        (self._in_work if self._options.moves else self._seen).add(arrived.key)
+        if arrived.refusal is None:
+            for key in arrived.file_keys:
+                (self._in_work if self._options.moves else self._earlier).add(key)
 
     def _earlier_file(self, sample: ListedSample) -> str:
         """Return the file of a new sample that was inspected with another partner, "image" or "cloud", or ""."""
-        keys = Arrived(sample.path, sample.files).file_keys
-        return next((name for name, key in zip(_PAIR, keys, strict=False) if self._is_finished(key)), "")
+        arrived = Arrived(sample.path, sample.files)
+        if arrived.key in self._earlier:  # The same pair, which another bundle has inspected, or which was moved back.
+            return ""
+        files = zip(_PAIR, arrived.file_keys, strict=False)
+        return next((name for name, key in files if key in self._earlier or key in self._in_work), "")
 
     def _arrived(self, pending: _Pending, now: float) -> Arrived | None:
         """Return the sample if it is complete, or with a refusal if it is late; else None."""

@@ -16,7 +16,7 @@ from cmdiad_runtime.inspection import watch as watch_module
 from cmdiad_runtime.inspection.arrived import Arrived
 from cmdiad_runtime.inspection.digest_set import DigestSet
 from cmdiad_runtime.inspection.done_folders import open_done_folders
-from cmdiad_runtime.inspection.stored_results import finished_files
+from cmdiad_runtime.inspection.stored_results import InspectedFiles, inspected_files
 from cmdiad_runtime.inspection.watch import FolderWatch, WatchOptions
 from cmdiad_runtime.names import Modality
 from helpers import write_cloud, write_image
@@ -37,17 +37,17 @@ class Watched:
         folder: Path,
         modalities: Iterable[Modality] = ("rgb",),
         *,
-        seen: DigestSet | None = None,
+        inspected: InspectedFiles | None = None,
         **options: object,
     ) -> None:
         self.folder = folder
         self.folder.mkdir(exist_ok=True)
         self.said: list[str] = []
         self.now = 100.0
-        self.seen = DigestSet() if seen is None else seen
+        self.inspected = inspected or InspectedFiles(DigestSet(), DigestSet())
         chosen = WatchOptions(settle_s=2, limit_s=60, **options)  # type: ignore[arg-type]
         self.watch = FolderWatch(
-            folder, tuple(modalities), chosen, self.said.append, seen=self.seen, clock=lambda: self.now
+            folder, tuple(modalities), chosen, self.said.append, inspected=self.inspected, clock=lambda: self.now
         )
 
     def write(self, name: str, content: bytes = b"picture", *, mtime: int | None = None) -> Path:
@@ -301,20 +301,48 @@ def test_a_partner_that_could_not_be_moved_completes_no_other_part(tmp_path: Pat
     assert watched.names(after=2) == ["1.png"], "files that return are inspected again"
 
 
-@pytest.mark.parametrize(("reason", "names"), [(None, []), ("score", []), ("timeout", ["1.png"])])
-def test_a_restart_knows_the_files_of_earlier_parts(tmp_path: Path, reason: str | None, names: list[str]) -> None:
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("bundle", ["same", "other"])
+@pytest.mark.parametrize("reason", [None, "score", "timeout", "unreadable", "missing-modality"])
+def test_a_restart_knows_the_files_of_earlier_parts(
+    tmp_path: Path, reason: str | None, bundle: str, moves: bool
+) -> None:
+    """The cloud of a part stays, because the move of files was interrupted or because they are not moved."""
     watched = Watched(tmp_path / "line", ("rgb", "xyz"))
     watched.write("1.png", mtime=100)
     watched.write("1.ply", mtime=100)
     watched.search()
     (sample,) = watched.search(after=2)
     line = {"input": sample.name, "file_state": sample.state, "verdict": "NG" if reason else "OK", "reason": reason}
-    (tmp_path / "results.jsonl").write_text(f"{json.dumps(line)}\n")
-    again = Watched(tmp_path / "line", ("rgb", "xyz"), seen=finished_files(tmp_path, {}))
-    assert again.search() == []
+    (tmp_path / "results.jsonl").write_text(f"{json.dumps({**line, 'bundle_sha256': 'same'})}\n")
+    stored = inspected_files(tmp_path, {"bundle_sha256": bundle})
+    again = Watched(tmp_path / "line", ("rgb", "xyz"), inspected=stored, moves=moves)
+    again.search()
+    inspected = again.names(after=2)
+    assert inspected == (["1.png"] if moves or bundle == "other" else []), "the same pair"
     again.write("1.png", mtime=200)
     again.search()
-    assert again.names(after=10) == names
+    assert again.names(after=10) == (["1.png"] if reason == "missing-modality" and not inspected else [])
+
+
+@pytest.mark.parametrize("changed", ["1.png", "1.ply"])
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_pair_of_which_one_file_is_replaced_during_the_inspection_waits(
+    tmp_path: Path, changed: str, moves: bool
+) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=moves)
+    watched.write("1.png", mtime=100)
+    watched.write("1.ply", mtime=100)
+    watched.search()
+    (sample,) = watched.search(after=2)
+    watched.write(changed, b"new", mtime=200)
+    watched.watch.release(sample)
+    watched.search()
+    assert watched.search(after=10) == [], "it cannot be distinguished from a file of the next part"
+    other = {"1.png": "1.ply", "1.ply": "1.png"}[changed]
+    watched.write(other, b"new", mtime=201)
+    watched.search()
+    assert watched.names(after=2) == ["1.png"]
 
 
 @pytest.mark.parametrize(
