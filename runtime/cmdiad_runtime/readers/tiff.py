@@ -122,7 +122,7 @@ def _check_segments(file: BinaryIO, tiff: tifffile.TiffFile, series: tifffile.Ti
     Raises:
         ContentError: There are too many strips or tiles.
         EOFError: A strip or tile lies beyond the end of the file.
-        ValueError: A strip or tile is missing or empty, or the data expand to more than the image.
+        ValueError: A strip or tile is missing, empty or too short, or the data expand to more than the image.
         lzma.LZMAError: A strip or tile would take too much memory to decompress.
     """
     end = os.fstat(file.fileno()).st_size
@@ -131,13 +131,16 @@ def _check_segments(file: BinaryIO, tiff: tifffile.TiffFile, series: tifffile.Ti
     segments = [segment for page in series.pages if page for segment in _segments(page)]
     if len(segments) > limits.MAX_TIFF_SEGMENTS:
         too_many(len(segments), "strips or tiles", limits.MAX_TIFF_SEGMENTS)
+    compression = tiff.pages.first.compression
+    if compression == tifffile.COMPRESSION.NONE and sum(size for _, size in segments) < series.nbytes:
+        raise ValueError("less data than the image")  # tifffile would read what follows, or fill with zeros.
     for offset, size in segments:
         if offset + size > end:
             raise EOFError(f"it ends {offset + size - end} bytes early")
         if size <= 0:
             raise ValueError("a strip or tile without data")
         file.seek(offset)
-        length = _decompressed_size(file, size, min(most, left), tiff.pages.first.compression)
+        length = _decompressed_size(file, size, min(most, left), compression)
         left -= length
         if length > most or left < 0:
             raise ValueError("data that expand to more than the image")

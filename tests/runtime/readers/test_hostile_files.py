@@ -385,6 +385,19 @@ def test_rows_without_a_strip_are_not_missing_points(tmp_path: Path, options: di
     assert found.reason == "unreadable"
 
 
+@pytest.mark.parametrize("rows", [24, 200_000])
+def test_rows_behind_the_only_strip_are_not_read(tmp_path: Path, rows: int) -> None:
+    """The commonest layout, one uncompressed strip, with further bytes behind it in the file."""
+    path = tmp_path / "a.tiff"
+    tifffile.imwrite(path, POINTS, photometric="rgb", rowsperstrip=rows)
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages.first.tags["ImageLength"].valueoffset
+    data = bytearray(path.read_bytes()) + bytes(100_000)
+    struct.pack_into("<H", data, place, len(POINTS) + 8)
+    path.write_bytes(data)
+    assert (found := refused(read_xyz, path)).reason == "unreadable", found.found
+
+
 def test_strip_without_data_is_not_a_strip_of_zeros(tmp_path: Path) -> None:
     path = tmp_path / "a.tiff"
     tifffile.imwrite(path, POINTS, photometric="rgb", compression="zlib", rowsperstrip=6)
