@@ -88,7 +88,7 @@ def check(built: EngineFingerprint, graph: Path, scratch: int) -> None:
         [(*graph, "fp16") for graph in GRAPHS]
         + [(*graph, precision) for graph in (("both", "none"), ("rgb", "f2f")) for precision in ("fp32", "int8")]
         + [("xyz", "none", "fp8")],
-        [("both", "none", "fp16"), ("rgb", "f2f", "int8"), ("xyz", "none", "fp8")],
+        [("both", "none", "fp16"), ("rgb", "f2f", "fp32"), ("rgb", "f2f", "int8"), ("xyz", "none", "fp8")],
     ),
 )
 def test_every_graph_builds_within_its_budget(
