@@ -11,6 +11,7 @@ from cmdiad_bench.methods.command import methods
 from cmdiad_bench.missing.command import missing
 from cmdiad_bench.settings import parse_settings
 from cmdiad_runtime.cli.each import ALL
+from cmdiad_runtime.cli.options import finite
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.printable import printable
@@ -66,9 +67,20 @@ def cli() -> None:
 @option_group(
     "Measurement",
     click.option("--runs", type=click.IntRange(min=1), default=1000, help="Number of samples to measure."),
-    click.option("--seconds", type=float, default=60.0, help="Time limit; fewer samples are measured if reached."),
+    click.option(
+        "--seconds",
+        type=float,
+        default=60.0,
+        callback=finite,
+        help="Time limit; fewer samples are measured if reached.",
+    ),
     click.option("--pipeline", is_flag=True, help="Prepare the next samples while the engine works."),
-    click.option("--takt-ms", type=click.FloatRange(min=0, min_open=True), help="Time the line allows for each part."),
+    click.option(
+        "--takt-ms",
+        type=click.FloatRange(min=0, min_open=True),
+        callback=finite,
+        help="Time the line allows for each part.",
+    ),
     ENGINE,
 )
 @option_group("Output", JSON)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cmdiad_runtime.cli.options import finite
 from cmdiad_runtime.support.command_line import option_group
 from cmdiad_train.training.machine import CACHE_GB, DEVICES
 
@@ -127,7 +128,13 @@ def schedule_options(epochs: int, batch: int, rate: float) -> Callable[[_Command
         "Training",
         click.option("--epochs", type=click.IntRange(min=1), default=epochs, help="Passes over the samples."),
         click.option("--batch", type=click.IntRange(min=2), default=batch, help="Largest number of samples per step."),
-        click.option("--learning-rate", type=float, default=rate, help="Learning rate at the end of the warm-up."),
+        click.option(
+            "--learning-rate",
+            type=float,
+            default=rate,
+            callback=finite,
+            help="Learning rate at the end of the warm-up.",
+        ),
     )
 
 
