@@ -65,6 +65,7 @@ def test_every_part_is_found_in_reading_order(settings: Preprocessing) -> None:
         assert abs(columns.mean() * scale - column) < 5
 
 
+@pytest.mark.seconds
 def test_each_part_is_drawn_without_the_others(settings: Preprocessing) -> None:
     prepared = prepare_parts(sample_of(tray(9)), settings)
     for name in prepared[0].inputs:

@@ -29,6 +29,7 @@ def test_score_and_threshold(score: float, threshold: float, text: str) -> None:
     assert compared(score, threshold, "thr") == text
 
 
+@pytest.mark.seconds
 @given(NUMBERS, NUMBERS)
 def test_different_values_have_different_texts(score: float, threshold: float) -> None:
     written, limit = map(float, score_texts(score, threshold))
