@@ -221,7 +221,7 @@ class Published:
 
 @functools.cache
 def enums_of(version: str) -> dict[str, Any]:
-    """The enumerations of a release by name, which no test changes."""
+    """Return the enumerations of a release by name. All tests share them, and no test changes them."""
     return {name: enum.IntEnum(name, members) for name, members in table(version)["enums"].items()}
 
 

@@ -71,7 +71,7 @@ def test_a_loaded_run_has_the_blocks_alone(layers_run: Path) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @torch.no_grad()
 def test_graphs_give_the_results_of_torch(layers_run: Path, bundles: dict[str, Path], precision: str) -> None:
-    """The tolerances of the certificate, as fractions of the threshold, on every golden sample."""
+    """The map of each golden sample differs from that of torch by no more than the certificate allows."""
     opened, tolerance = load_run(layers_run), TOLERANCES[precision]
     threshold = opened.calibration.map_threshold
     engine = open_engine(bundles[precision] / "graph.onnx")

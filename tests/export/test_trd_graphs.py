@@ -71,7 +71,7 @@ class Bundled:
 
 @functools.cache
 def bundled(run: Path, precision: Precision) -> Bundled:
-    """The bundle of a run, written once; no test changes it."""
+    """Return the bundle of a run. It is written once, all tests share it, and no test changes it."""
     bundle = run.with_name(f"{run.name}-graphs-{precision}.cmdiad")
     manifest = write_bundle(load_run(run), bundle, ExportOptions(precision), SILENT, certifier=certifier(run))
     return Bundled(ir.load(bundle / "graph.onnx"), manifest)

@@ -307,7 +307,7 @@ def test_a_partner_that_could_not_be_moved_completes_no_other_part(tmp_path: Pat
 def test_a_restart_knows_the_files_of_earlier_parts(
     tmp_path: Path, reason: str | None, bundle: str, moves: bool
 ) -> None:
-    """The cloud of a part stays, because the move of files was interrupted or because they are not moved."""
+    """The cloud of a part stays in the folder: its move was interrupted, or inspected files are not moved."""
     watched = Watched(tmp_path / "line", ("rgb", "xyz"))
     watched.write("1.png", mtime=100)
     watched.write("1.ply", mtime=100)

@@ -387,7 +387,7 @@ def test_rows_without_a_strip_are_not_missing_points(tmp_path: Path, options: di
 
 @pytest.mark.parametrize("rows", [24, 200_000])
 def test_rows_behind_the_only_strip_are_not_read(tmp_path: Path, rows: int) -> None:
-    """The commonest layout, one uncompressed strip, with further bytes behind it in the file."""
+    """Most files have one uncompressed strip. Here, further bytes follow it in the file."""
     path = tmp_path / "a.tiff"
     tifffile.imwrite(path, POINTS, photometric="rgb", rowsperstrip=rows)
     with tifffile.TiffFile(path) as tiff:

@@ -72,7 +72,7 @@ def test_features_are_the_outputs_of_the_blocks(name: str, size: int, layers: tu
 
 @torch.no_grad()
 def test_without_layers_the_last_block_is_normalised() -> None:
-    """The features of earlier versions, bit by bit; the output of the last block itself is something else."""
+    """These features equal those of earlier versions in every bit. The output of the last block differs from them."""
     extractor = TimmBackbone(VIT, size=SIZE, seed=3)
     model = whole_model("test_vit", 3)
     normalised = extractor.normalise(image())

@@ -31,6 +31,12 @@ from cmdiad_train.recipe import (
     bank_part,
 )
 
+RECIPES = (
+    DEFAULT_RECIPE,
+    PUBLISHED_RECIPE,
+    Recipe(PUBLISHED_TRD, modality="both", size=256, view="sensor"),
+    Recipe(PUBLISHED_AST, modality="both", size=768, view="sensor"),
+)
 PYTHONS = ("not supported", "unhashable", "object", "argument", "NoneType", "<class")
 WRONG: tuple[object, ...] = (
     *("x", 0.5, -1, True, 2**80, 10**400, math.inf, -math.inf, math.nan, [], [[]], {}, {"a": None}, ((),), object()),
@@ -130,15 +136,7 @@ def test_any_value_is_taken_or_refused(part: Any) -> None:
                 assert field in str(error) or "xyz.heads" in str(error) or "xyz.taps" in str(error)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        DEFAULT_RECIPE,
-        PUBLISHED_RECIPE,
-        Recipe(PUBLISHED_TRD, modality="both", size=256, view="sensor"),
-        Recipe(PUBLISHED_AST, modality="both", size=768, view="sensor"),
-    ],
-)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_any_wrong_json_is_a_run_error(recipe: Recipe) -> None:
     content = recipe.to_json()
     for place in [content, content["detector"], *(v for v in content["detector"].values() if isinstance(v, dict))]:
@@ -194,10 +192,7 @@ def test_layers_are_stored_and_read(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     "recipe",
     [
-        DEFAULT_RECIPE,
-        PUBLISHED_RECIPE,
-        Recipe(PUBLISHED_TRD, modality="both", size=256, view="sensor"),
-        Recipe(PUBLISHED_AST, modality="both", size=768, view="sensor"),
+        *RECIPES,
         Recipe(CfmRecipe(), modality="both"),
         Recipe(ShapeGuidedRecipe(rgb=SMALL_SHAPE_GUIDED_RGB), modality="both", size=112, view="sensor"),
         Recipe(M3dmRecipe(), modality="both"),

@@ -144,12 +144,9 @@ def parse_stages(text: str | None) -> tuple[int, ...] | None:
     Raises:
         click.BadParameter: The text is not a list of whole numbers.
     """
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list of stages such as 1,2", param_hint="stages") from error
+    from cmdiad_train.detectors.extractor_options import parse_numbers
+
+    return None if text is None else parse_numbers(text, "stages", "stages such as 1,2")
 
 
 def make_job(data: tuple[Path, ...], out: Path, options: dict[str, Any], weights: list[str]) -> Job:

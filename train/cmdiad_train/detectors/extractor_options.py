@@ -110,7 +110,7 @@ def _stages_or_layers(options: Options, prefix: str) -> dict[str, tuple[int, ...
     for name, example in (("stages", "1,2"), ("layers", "3,6")):
         text = options[f"{prefix}_{name}"]
         if text is not None:
-            requested[name] = parse_numbers(text, f"--{prefix}-{name}", example)
+            requested[name] = parse_numbers(text, f"--{prefix}-{name}", f"numbers such as {example}")
     if all(requested.get(name) for name in ("stages", "layers")):
         raise click.UsageError(
             f"--{prefix}-stages and --{prefix}-layers exclude each other: a CNN has stages, a ViT has layers."
@@ -168,15 +168,15 @@ def options_given(options: Options, prefix: str, names: tuple[str, ...]) -> dict
     return {name.removeprefix(prefix): options[name] for name in names if options[name] is not None}
 
 
-def parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
+def parse_numbers(text: str, option: str, expected: str) -> tuple[int, ...]:
     """Return the numbers in a text such as "1,2"; click.BadParameter for any other text.
 
     Args:
         text: Value of the option.
         option: Name of the option, for the message.
-        example: Value that the option accepts, for the message.
+        expected: What the option lists, with an example, for the message: "stages such as 1,2".
     """
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list of numbers such as {example}", param_hint=option) from error
+        raise click.BadParameter(f"{text!r} is not a list of {expected}", param_hint=option) from error

@@ -6,14 +6,7 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cmdiad_train.recipe.extractors import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SMALL_RGB,
-    RgbExtractor,
-    rgb_from_json,
-    without_empty_layers,
-)
+from cmdiad_train.recipe.extractors import IMAGENET_MEAN, IMAGENET_STD, SMALL_RGB, RgbExtractor, rgb_from_json
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole, tuples
 
 if TYPE_CHECKING:
@@ -104,7 +97,7 @@ class AstRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the part as JSON-ready values."""
-        return without_empty_layers(asdict(self))
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> AstRecipe:

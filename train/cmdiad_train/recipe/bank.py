@@ -17,7 +17,6 @@ from cmdiad_train.recipe.extractors import (
     SurfaceExtractor,
     XyzExtractor,
     rgb_from_json,
-    without_empty_layers,
     xyz_from_json,
 )
 from cmdiad_train.recipe.rules import (
@@ -331,7 +330,7 @@ class BankRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the part as JSON-ready values, without later fields at the values of earlier versions of cmdiad."""
-        values = without_empty_layers(asdict(self))
+        values = asdict(self)
         values["distillation"] = _without_later(values["distillation"], _LATER_DISTILLATION)
         return _without_later(values, _LATER)
 

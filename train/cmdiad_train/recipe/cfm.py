@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cmdiad_train.recipe.extractors import SMALL_NORMALS, SMALL_RGB, RgbExtractor, rgb_from_json, without_empty_layers
+from cmdiad_train.recipe.extractors import SMALL_NORMALS, SMALL_RGB, RgbExtractor, rgb_from_json
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_whole, tuples
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class CfmRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the part as JSON-ready values."""
-        return without_empty_layers(asdict(self))
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> CfmRecipe:

@@ -16,6 +16,7 @@ from cmdiad_train.recipe.ast import AstRecipe
 from cmdiad_train.recipe.bank import PUBLISHED_BANK, BankRecipe
 from cmdiad_train.recipe.cfm import CfmRecipe
 from cmdiad_train.recipe.dsr3d import Dsr3dRecipe
+from cmdiad_train.recipe.extractors import without_empty_layers
 from cmdiad_train.recipe.m3dm import M3dmRecipe
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole
 from cmdiad_train.recipe.shape_guided import ShapeGuidedRecipe
@@ -190,7 +191,7 @@ class Recipe:
         """Return the recipe as JSON-ready values."""
         common = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "detector"}
         common = {name: value for name, value in common.items() if name not in _LATER or value != _LATER[name]}
-        return {"family": self.family, **common, "detector": self.detector.to_json()}
+        return {"family": self.family, **common, "detector": without_empty_layers(self.detector.to_json())}
 
     @staticmethod
     def from_json(value: object) -> Recipe:

@@ -13,7 +13,6 @@ from cmdiad_train.recipe.extractors import (
     SMALL_RGB,
     RgbExtractor,
     rgb_from_json,
-    without_empty_layers,
 )
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole, tuples
 
@@ -99,7 +98,7 @@ class ShapeGuidedRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the part as JSON-ready values."""
-        return without_empty_layers(asdict(self))
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ShapeGuidedRecipe:

@@ -7,14 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cmdiad_runtime.support.records import is_number
-from cmdiad_train.recipe.extractors import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SMALL_RGB,
-    RgbExtractor,
-    rgb_from_json,
-    without_empty_layers,
-)
+from cmdiad_train.recipe.extractors import IMAGENET_MEAN, IMAGENET_STD, SMALL_RGB, RgbExtractor, rgb_from_json
 from cmdiad_train.recipe.rules import require, require_inside, require_kind, require_one, require_whole, tuples
 
 if TYPE_CHECKING:
@@ -135,7 +128,7 @@ class TrdRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the part as JSON-ready values."""
-        return without_empty_layers(asdict(self))
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> TrdRecipe:

@@ -224,8 +224,7 @@ def _note_kinds_of_names(arrangement: _Arrangement) -> None:
             stems = _stems(group.folder)
             words = Counter(re.findall(r"^[^\W\d_]*", stem.lower())[0] or "a number" for stem in stems)
             if 1 < len(words) <= _MOST_KINDS:
-                kinds = [f"{word} ({count})" for word, count in words.most_common()]
-                beginnings = ", ".join(kinds)
+                beginnings = ", ".join(f"{word} ({count})" for word, count in words.most_common())
                 arrangement.notes.append(f"all samples are taken for good ones; their names begin with {beginnings}")
 
 
