@@ -14,7 +14,6 @@ from cmdiad_runtime.cli.each import ALL
 from cmdiad_runtime.cli.options import finite
 from cmdiad_runtime.engines import ENGINE_NAMES
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import CommandGroup, option_group, run_command
 from cmdiad_runtime.support.progress import TerminalReporter
 from cmdiad_train.training.machine import DEVICES
@@ -340,14 +339,14 @@ def _synthetic_inputs(folder: Path) -> Path:
 
 def _print_accuracy(result: dict[str, Any], *, bundle: str = "") -> None:
     """Print the figures of a category, with the name of the bundle if there are several."""
+    from cmdiad_bench.weak import subject_of
     from cmdiad_train.evaluation.weakness import verdicts_text
 
     pixels = ""
     if result["pixel_auroc"] is not None:
         pixels = f", pixel AUROC {result['pixel_auroc']:.3f}, AUPRO@30% {result['aupro_30']:.3f}"
     images = "no image AUROC" if result["image_auroc"] is None else f"image AUROC {result['image_auroc']:.3f}"
-    subject = f"{result['category']}, {bundle}" if bundle else result["category"]
-    click.echo(f"{printable(subject)}, {result['samples']} samples: {images}{pixels}; {verdicts_text(result)}")
+    click.echo(f"{subject_of(result, bundle)}, {result['samples']} samples: {images}{pixels}; {verdicts_text(result)}")
     unseen = result["not_inspected"]
     if unseen["reasons"]:
         click.echo(

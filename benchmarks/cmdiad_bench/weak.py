@@ -10,6 +10,11 @@ from cmdiad_runtime.support.output import say
 from cmdiad_train.evaluation.weakness import weakness
 
 
+def subject_of(result: Mapping[str, Any], bundle: str = "") -> str:
+    """Return what the figures of a category are of, for messages: the category, and the bundle if it has a name."""
+    return printable(f"{result['category']}, {bundle}" if bundle else result["category"])
+
+
 def warn_if_weak(result: Mapping[str, Any], *, bundle: str = "") -> None:
     """Print a warning to stderr if the figures of a category show that the detector is weak.
 
@@ -18,5 +23,4 @@ def warn_if_weak(result: Mapping[str, Any], *, bundle: str = "") -> None:
         bundle: Name of the bundle if there are several, else "".
     """
     if weak := weakness(result):
-        subject = f"{result['category']}, {bundle}" if bundle else result["category"]
-        say(f"warning: {printable(subject)}: {weak}")
+        say(f"warning: {subject_of(result, bundle)}: {weak}")
