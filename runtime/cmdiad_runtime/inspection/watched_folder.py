@@ -65,7 +65,8 @@ def list_samples(
     Raises:
         FolderAwayError: The folder cannot be listed.
     """
-    for path in _files(folder, excluded, is_finished, say):
+    alone = is_finished if len(modalities) == 1 else lambda _key: False  # The other file of a refused one may follow.
+    for path in _files(folder, excluded, alone, say):
         sample = _sample(path, modalities, image_modality)
         if sample is not None and not is_finished(Arrived(sample.path, sample.files).key):
             yield sample
