@@ -69,7 +69,7 @@ class PartFinder:
                 be inspected in place of the named one.
             OSError: The folder of the other file cannot be searched.
         """
-        is_cloud = _modality_of(path) == "xyz"
+        is_cloud = modality_of(path) == "xyz"
         other = _first_present(image_candidates(path) if is_cloud else cloud_candidates(path))
         if other is None:
             self._refuse_other_format(path, "xyz" if is_cloud else "rgb")
@@ -136,10 +136,10 @@ def find_pattern_inputs(paths: Sequence[Path]) -> InputFiles:
 
 def _has_image(path: Path, known: Collection[Path]) -> bool:
     """Return True for a cloud whose image is among the known files."""
-    return _modality_of(path) == "xyz" and any(image in known for image in image_candidates(path))
+    return modality_of(path) == "xyz" and any(image in known for image in image_candidates(path))
 
 
-def _modality_of(path: Path) -> Modality:
+def modality_of(path: Path) -> Modality:
     """Return the modality of a file by its folder, or by name and content; "xyz" if these do not decide."""
     for modality, folders in MODALITY_FOLDERS.items():
         if path.parent.name in folders:
