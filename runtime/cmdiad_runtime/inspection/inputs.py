@@ -11,7 +11,7 @@ from cmdiad_runtime.modalities import folders_of, foreign_folder, name_of
 from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.readers import XYZ_SUFFIXES
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES, folder_of
 from cmdiad_runtime.readers.reading import ReadFiles, read_files
 from cmdiad_runtime.sample import Sample
 
@@ -57,10 +57,10 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
 
 def _check_folder(path: Path, image_modality: str) -> None:
     """Raise InputError if the file lies in a data set's folder of another modality."""
-    if foreign_folder(path.parent.name, image_modality):
+    if foreign_folder(folder_of(path).name, image_modality):
         raise InputError(
             path,
-            found=f"a file in the folder {path.parent.name}, which is not one of {image_modality} images",
+            found=f"a file in the folder {folder_of(path).name}, which is not one of {image_modality} images",
             expected=f"a file of the modality {image_modality}",
             action=f"pass the file in the folder {folders_of('rgb', image_modality)[0]}",
             reason="missing-modality",
@@ -110,8 +110,8 @@ def image_candidates(cloud: Path) -> list[Path]:
 
 
 def _partners(path: Path, modality: Modality, other: Modality) -> list[Path]:
-    if path.parent.name in MODALITY_FOLDERS[modality]:
-        folders = [path.parent.with_name(name) for name in MODALITY_FOLDERS[other]]
+    if folder_of(path).name in MODALITY_FOLDERS[modality]:
+        folders = [folder_of(path).with_name(name) for name in MODALITY_FOLDERS[other]]
         suffixes = MODALITY_SUFFIXES[other]
     else:
         folders = [path.parent]

@@ -13,7 +13,7 @@ from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
 from cmdiad_runtime.modalities import folders_of, foreign_folder
 from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_runtime.printable import cause_of, printable
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_SUFFIXES, loose_files
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_SUFFIXES, folder_of, loose_files
 
 IsFinished = Callable[[str], bool]
 """Function that returns True for the `Arrived.key` of a sample that needs no further look."""
@@ -96,9 +96,9 @@ def _modalities_of(path: Path, image_modality: str = "rgb") -> tuple[Modality, .
     """
     suffix = path.suffix.lower()
     for modality in MODALITIES:
-        if path.parent.name in folders_of(modality, image_modality):
+        if folder_of(path).name in folders_of(modality, image_modality):
             return (modality,) if suffix in MODALITY_SUFFIXES[modality] else ()
-    if foreign_folder(path.parent.name, image_modality):
+    if foreign_folder(folder_of(path).name, image_modality):
         return ()
     kinds = tuple(modality for modality, suffixes in MIXED_SUFFIXES.items() if suffix in suffixes)
     if not _may_be_either(path):

@@ -53,6 +53,14 @@ def test_own_folder_of_clouds_gives_every_format_and_png_is_depth(tmp_path: Path
     assert listed(tmp_path, "both") == ["good/rgb/0.png"]
 
 
+def test_the_working_directory_is_a_folder_of_a_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "depth/0.png")
+    monkeypatch.chdir(tmp_path / "depth")
+    assert [str(path) for path in list_inputs([Path()], "xyz")] == ["0.png"]
+    with pytest.raises(InputError, match="no rgb file"):
+        list_inputs([Path()], "rgb")
+
+
 def test_clouds_go_before_depth_images_of_the_same_parts(tmp_path: Path) -> None:
     touch(tmp_path, "depth/0.png", "xyz/0.ply")
     assert listed(tmp_path, "xyz") == ["xyz/0.ply"]
