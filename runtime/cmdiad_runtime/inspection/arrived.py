@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,19 +74,24 @@ class Arrived:
 
     def check_unchanged(self) -> None:
         """Raise InputError if a file differs from the one that was complete, so that its verdict would be a guess."""
-        for file in self.files:
-            if FileState.of(file.path) != file:
-                raise InputError(
-                    file.path,
-                    found="a file that changed while the sample was inspected",
-                    expected="a file that is complete when no change is seen for the time of --settle",
-                    action="raise --settle, or let the camera write under a temporary name. The new file is inspected, "
-                    "too",
-                    reason="unreadable",
-                )
+        check_unchanged(self.files)
 
     def __str__(self) -> str:
         return self.name
+
+
+def check_unchanged(files: Iterable[FileState]) -> None:
+    """Raise InputError if a file has changed or was replaced since its state was noted."""
+    for file in files:
+        if FileState.of(file.path) != file:
+            raise InputError(
+                file.path,
+                found="a file that changed while the sample was inspected",
+                expected="a file that is complete; with --watch, one without a change for the time of --settle",
+                action="let the camera write under a temporary name, or raise --settle. With --watch, the new file is "
+                "inspected, too",
+                reason="unreadable",
+            )
 
 
 def file_state(size: int, mtime_ns: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.arrived import FileState, check_unchanged
 from cmdiad_runtime.inspection.find_inputs import endings_text, find_inputs, is_folder, other_files
 from cmdiad_runtime.modalities import folders_of, foreign_folder, name_of
 from cmdiad_runtime.names import Modality, Sensors
@@ -38,8 +39,8 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
         read_files: Function that reads the files; `TimedReader.read_files` limits the time.
 
     Raises:
-        InputError: A file is missing or cannot be used, the path is a folder without a file of the modality, or the
-            name of the file's folder is that of another modality.
+        InputError: A file is missing, cannot be used or changes meanwhile, the path is a folder without a file of the
+            modality, or the name of the file's folder is that of another modality.
     """
     kind: Modality = "rgb" if "rgb" in preprocessing.modalities else "xyz"
     _check_folder(path, preprocessing.image_modality)
@@ -48,7 +49,10 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
         cloud = None
         if "xyz" in preprocessing.modalities:
             cloud = path if image is None else _cloud_of(image, preprocessing)
-        return read_files(str(path), image, cloud, colour=preprocessing.colour)
+        files = [FileState.of(file) for file in (image, cloud) if file is not None]
+        sample = read_files(str(path), image, cloud, colour=preprocessing.colour)
+        check_unchanged(files)  # Otherwise image and cloud may be those of two parts.
+        return sample
     except InputError as error:
         if error.reason in ("not-a-file", "missing-modality") and is_folder(path):
             raise _no_file(path, kind, preprocessing.image_modality) from error

@@ -65,11 +65,17 @@ def list_samples(
     Raises:
         FolderAwayError: The folder cannot be listed.
     """
-    alone = is_finished if len(modalities) == 1 else lambda _key: False  # The other file of a refused one may follow.
+    alone: IsFinished = is_finished
+    if len(modalities) > 1:  # The other file of a refused one may follow.
+        alone = _never
     for path in _files(folder, excluded, alone, say):
         sample = _sample(path, modalities, image_modality)
         if sample is not None and not is_finished(Arrived(sample.path, sample.files).key):
             yield sample
+
+
+def _never(_key: str) -> bool:
+    return False
 
 
 def _sample(path: Path, modalities: Sequence[Modality], image_modality: str) -> ListedSample | None:

@@ -534,6 +534,19 @@ def test_a_file_that_was_replaced_after_the_inspection_is_not_moved(tmp_path: Pa
     assert watched.names(after=2) == ["a.png"]
 
 
+def test_a_cloud_next_to_the_watched_folder_is_not_moved(tmp_path: Path) -> None:
+    (tmp_path / "rgb").mkdir()
+    watched = Watched(tmp_path / "rgb", ("rgb", "xyz"), moves=True)
+    watched.write("1.png")
+    cloud = watched.write("../xyz/1.ply")
+    watched.search()
+    (sample,) = watched.search(after=2)
+    with open_done_folders(watched.folder, tmp_path / "done") as done:
+        assert done.move(sample, "OK") == f"{tmp_path / 'xyz' / '1.ply'} is not in {watched.folder}"
+    assert cloud.exists()
+    assert sample.path.exists()
+
+
 def test_a_relative_link_is_not_moved(tmp_path: Path) -> None:
     watched = Watched(tmp_path / "line", moves=True)
     (tmp_path / "photo.png").write_bytes(b"1")
