@@ -128,7 +128,7 @@ def _files(folder: Path, excluded: Collection[Path], is_finished: IsFinished, sa
         current = folders.pop()
         try:
             with os.scandir(current) as entries:
-                parent = "" if current == Path() else os.path.join(current, "")  # noqa: PTH118 - as text, for speed
+                parent = os.path.join(os.path.abspath(current), "")  # noqa: PTH100, PTH118 - as text, for speed
                 for entry in entries:
                     is_folder = entry.is_dir()
                     if not is_folder and _is_known(entry, parent, is_finished):
