@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.modalities import SAMPLE_FOLDERS
+
+PAIR = ("image", "cloud")
+"""Files of a sample of both modalities, in the order of `Arrived.files`."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +69,29 @@ class Arrived:
 
     @property
     def file_keys(self) -> list[str]:
-        """Return the texts by which each of several files is recognised, in the order of `files`; see `file_keys`."""
+        """Return the texts by which image and cloud are recognised in another sample; see `file_keys`."""
         return file_keys(self.name, self.state)
 
     def check_unchanged(self) -> None:
         """Raise InputError if a file differs from the one that was complete, so that its verdict would be a guess."""
-        for file in self.files:
-            if FileState.of(file.path) != file:
-                raise InputError(
-                    file.path,
-                    found="a file that changed while the sample was inspected",
-                    expected="a file that is complete when no change is seen for the time of --settle",
-                    action="raise --settle, or let the camera write under a temporary name. The new file is inspected, "
-                    "too",
-                    reason="unreadable",
-                )
+        check_unchanged(self.files)
 
     def __str__(self) -> str:
         return self.name
+
+
+def check_unchanged(files: Iterable[FileState]) -> None:
+    """Raise InputError if a file has changed or was replaced since its state was noted."""
+    for file in files:
+        if FileState.of(file.path) != file:
+            raise InputError(
+                file.path,
+                found="a file that changed while the sample was inspected",
+                expected="a file that is complete; with --watch, one without a change for the time of --settle",
+                action="let the camera write under a temporary name, or raise --settle. With --watch, the new file is "
+                "inspected, too",
+                reason="unreadable",
+            )
 
 
 def file_state(size: int, mtime_ns: int) -> str:
@@ -92,18 +103,22 @@ def result_key(name: str, state: str) -> str:
     """Return the text that stands for a file in its present state.
 
     Args:
-        name: Path of the file.
+        name: Path of the file. After a restart the folder may be named otherwise: `line` or `/data/line`.
         state: See `Arrived.state`.
     """
-    return f"{name} {state}"
+    return f"{os.path.abspath(name)} {state}"  # noqa: PTH100 - as text, for speed
 
 
 def file_keys(name: str, state: str) -> list[str]:
-    """Return the texts that stand for each file of a sample of several files; none for a sample of one file.
+    """Return the texts that stand for image and cloud of a sample, whatever their suffixes are.
+
+    A file without a partner has both texts.
 
     Args:
         name: Path of the sample.
         state: See `Arrived.state`.
     """
+    path = Path(os.path.abspath(name))  # noqa: PTH100 - links stay
+    folder = path.parent.parent if path.parent.name in SAMPLE_FOLDERS else path.parent
     states = state.split("+")
-    return [f"{name} file {number} {one}" for number, one in enumerate(states)] if len(states) > 1 else []
+    return [f"{folder / path.stem} {kind} {one}" for kind, one in zip(PAIR, (*states, *states), strict=False)]

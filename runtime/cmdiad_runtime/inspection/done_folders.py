@@ -34,6 +34,9 @@ class DoneFolders:
             arrived: Inspected sample.
             verdict: "OK" or "NG".
         """
+        outside = [file.path for file in arrived.files if not file.path.is_relative_to(self.watched)]
+        if outside:
+            return f"{printable(outside[0])} is not in {printable(self.watched)}"
         places = [self.folder / verdict / file.path.relative_to(self.watched) for file in arrived.files]
         try:
             for path in places:

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 from cmdiad_runtime.modalities import IMAGE_MODALITIES, folders_of, image_mask_folder
 from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.printable import printable
-from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_files
+from cmdiad_runtime.readers.folders import MODALITY_FOLDERS, MODALITY_SUFFIXES, folder_of, loose_files
 from cmdiad_runtime.support.lock import LOCK_NAME
 from cmdiad_runtime.support.pattern_folder import is_pattern_bundle
 
@@ -189,10 +189,10 @@ class _Search:
     def _of_the_layout(self, files: list[Path]) -> list[Path]:
         """Return the files in the modality's own folders of a data set, or without such folders all loose files."""
         suffixes = MODALITY_SUFFIXES[self.modality]
-        loose = [path for path in files if path.parent.name not in self._layout_folders]
+        loose = [path for path in files if folder_of(path).name not in self._layout_folders]
         chosen = loose_files(loose, self.modality)
         named = [path for path in files if path.suffix.lower() in suffixes]
-        own = [path for name in self._own_folders for path in named if path.parent.name == name]
+        own = [path for name in self._own_folders for path in named if folder_of(path).name == name]
         if own:
             first: dict[Path, Path] = {}  # A folder `depth` next to `xyz` has the same parts, one elsewhere has others.
             kept = [path for path in own if first.setdefault(path.parent.parent, path.parent) == path.parent]

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.inspection.arrived import FileState, check_unchanged
 from cmdiad_runtime.inspection.find_inputs import endings_text, find_inputs, is_folder, other_files
 from cmdiad_runtime.modalities import folders_of, foreign_folder, name_of
 from cmdiad_runtime.names import Modality, Sensors
 from cmdiad_runtime.preprocess.prepare import Preprocessing
 from cmdiad_runtime.readers import XYZ_SUFFIXES
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES, folder_of
 from cmdiad_runtime.readers.reading import ReadFiles, read_files
 from cmdiad_runtime.sample import Sample
 
@@ -38,8 +39,8 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
         read_files: Function that reads the files; `TimedReader.read_files` limits the time.
 
     Raises:
-        InputError: A file is missing or cannot be used, the path is a folder without a file of the modality, or the
-            name of the file's folder is that of another modality.
+        InputError: A file is missing, cannot be used or changes meanwhile, the path is a folder without a file of the
+            modality, or the name of the file's folder is that of another modality.
     """
     kind: Modality = "rgb" if "rgb" in preprocessing.modalities else "xyz"
     _check_folder(path, preprocessing.image_modality)
@@ -48,7 +49,10 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
         cloud = None
         if "xyz" in preprocessing.modalities:
             cloud = path if image is None else _cloud_of(image, preprocessing)
-        return read_files(str(path), image, cloud, colour=preprocessing.colour)
+        files = [FileState.of(file) for file in (image, cloud) if file is not None]
+        sample = read_files(str(path), image, cloud, colour=preprocessing.colour)
+        check_unchanged(files)  # Otherwise image and cloud may be those of two parts.
+        return sample
     except InputError as error:
         if error.reason in ("not-a-file", "missing-modality") and is_folder(path):
             raise _no_file(path, kind, preprocessing.image_modality) from error
@@ -57,10 +61,10 @@ def read_sample(path: Path, preprocessing: Preprocessing, *, read_files: ReadFil
 
 def _check_folder(path: Path, image_modality: str) -> None:
     """Raise InputError if the file lies in a data set's folder of another modality."""
-    if foreign_folder(path.parent.name, image_modality):
+    if foreign_folder(folder_of(path).name, image_modality):
         raise InputError(
             path,
-            found=f"a file in the folder {path.parent.name}, which is not one of {image_modality} images",
+            found=f"a file in the folder {folder_of(path).name}, which is not one of {image_modality} images",
             expected=f"a file of the modality {image_modality}",
             action=f"pass the file in the folder {folders_of('rgb', image_modality)[0]}",
             reason="missing-modality",
@@ -110,8 +114,8 @@ def image_candidates(cloud: Path) -> list[Path]:
 
 
 def _partners(path: Path, modality: Modality, other: Modality) -> list[Path]:
-    if path.parent.name in MODALITY_FOLDERS[modality]:
-        folders = [path.parent.with_name(name) for name in MODALITY_FOLDERS[other]]
+    if folder_of(path).name in MODALITY_FOLDERS[modality]:
+        folders = [folder_of(path).with_name(name) for name in MODALITY_FOLDERS[other]]
         suffixes = MODALITY_SUFFIXES[other]
     else:
         folders = [path.parent]

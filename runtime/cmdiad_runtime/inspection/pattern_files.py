@@ -17,7 +17,13 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.find_inputs import InputFiles, Skipped, find_inputs, is_folder, is_other_format
 from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
 from cmdiad_runtime.names import Modality, Sensors
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_FOLDERS, MODALITY_SUFFIXES, loose_modality
+from cmdiad_runtime.readers.folders import (
+    MIXED_SUFFIXES,
+    MODALITY_FOLDERS,
+    MODALITY_SUFFIXES,
+    folder_of,
+    loose_modality,
+)
 
 _NOT_THERE = (FileNotFoundError, NotADirectoryError)
 _SETTLED_NS = 5_000_000_000
@@ -69,7 +75,7 @@ class PartFinder:
                 be inspected in place of the named one.
             OSError: The folder of the other file cannot be searched.
         """
-        is_cloud = _modality_of(path) == "xyz"
+        is_cloud = modality_of(path) == "xyz"
         other = _first_present(image_candidates(path) if is_cloud else cloud_candidates(path))
         if other is None:
             self._refuse_other_format(path, "xyz" if is_cloud else "rgb")
@@ -80,8 +86,9 @@ class PartFinder:
     def _refuse_other_format(self, path: Path, modality: Modality) -> None:
         """Raise InputError if the modality that seems absent is there under a name that the readers do not take."""
         missing: Modality = "rgb" if modality == "xyz" else "xyz"
-        in_layout = path.parent.name in MODALITY_FOLDERS[modality]
-        folders = [path.parent.with_name(name) for name in MODALITY_FOLDERS[missing]] if in_layout else [path.parent]
+        own = folder_of(path)
+        in_layout = own.name in MODALITY_FOLDERS[modality]
+        folders = [own.with_name(name) for name in MODALITY_FOLDERS[missing]] if in_layout else [path.parent]
         suffixes = (MODALITY_SUFFIXES if in_layout else MIXED_SUFFIXES)[missing]
         for folder in folders:
             for file in self._with_stem(folder, path.stem):
@@ -136,21 +143,21 @@ def find_pattern_inputs(paths: Sequence[Path]) -> InputFiles:
 
 def _has_image(path: Path, known: Collection[Path]) -> bool:
     """Return True for a cloud whose image is among the known files."""
-    return _modality_of(path) == "xyz" and any(image in known for image in image_candidates(path))
+    return modality_of(path) == "xyz" and any(image in known for image in image_candidates(path))
 
 
-def _modality_of(path: Path) -> Modality:
+def modality_of(path: Path) -> Modality:
     """Return the modality of a file by its folder, or by name and content; "xyz" if these do not decide."""
     for modality, folders in MODALITY_FOLDERS.items():
-        if path.parent.name in folders:
+        if folder_of(path).name in folders:
             return modality
     return loose_modality(path) or "xyz"
 
 
 def _refuse_second_cloud(cloud: Path, image: Path) -> None:
     """Raise InputError if the part has another cloud, because the files are read by the name of the image."""
-    named = str(cloud).lower()  # A file system may have one file under a name in upper and in lower case.
-    second = _first_present(path for path in cloud_candidates(image) if str(path).lower() != named)
+    named = _lower(cloud)  # A file system may have one file under a name in upper and in lower case.
+    second = _first_present(path for path in cloud_candidates(image) if _lower(path) != named)
     if second is not None:
         raise InputError(
             cloud,
@@ -159,6 +166,10 @@ def _refuse_second_cloud(cloud: Path, image: Path) -> None:
             action=f"move one of the clouds away, or pass the image {image}",
             reason="unsupported",
         )
+
+
+def _lower(path: Path) -> str:
+    return os.path.abspath(path).lower()  # noqa: PTH100 - links stay
 
 
 def _first_present(candidates: Iterable[Path]) -> Path | None:

@@ -100,8 +100,8 @@ class InspectedFiles(NamedTuple):
 
     Attributes:
         finished: Keys of the samples that need not be inspected again; see `result_key`.
-        earlier: Keys of inspected samples of several files, and of each of their files (`file_keys`), whatever bundle
-            has inspected them: such a file completes no other sample.
+        earlier: Keys of inspected samples of several files, and of each file of samples of several files (`file_keys`),
+            complete or not, whatever bundle has inspected them: such a file completes no other sample.
     """
 
     finished: DigestSet
@@ -110,8 +110,6 @@ class InspectedFiles(NamedTuple):
 
 def inspected_files(folder: Path, decided_by: Mapping[str, Any]) -> InspectedFiles:
     """Return the files of a watched folder that were inspected, from stored results.
-
-    A sample with the reason `missing-modality` was not complete, so its files may still belong to another one.
 
     Args:
         folder: Folder of results.
@@ -128,11 +126,13 @@ def inspected_files(folder: Path, decided_by: Mapping[str, Any]) -> InspectedFil
             continue
         stated = line.get("input_hex")
         name = os.fsdecode(bytes.fromhex(stated)) if stated else str(line.get("input"))
-        key, parts = result_key(name, state), file_keys(name, state)
+        key, missing = result_key(name, state), line.get("reason") == "missing-modality"
         if all(line.get(field) == value for field, value in decided_by.items()):
             files.finished.add(key)
-        if parts and line.get("reason") != "missing-modality":
-            for one in (key, *parts):
+        if "+" in state and not missing:
+            files.earlier.add(key)
+        if "+" in state or missing:
+            for one in file_keys(name, state):
                 files.earlier.add(one)
     return files
 

@@ -3,7 +3,7 @@
 The folder is listed again and again, because notifications of the system do not reach network drives. A file is
 complete when size and time of change have stayed the same for the settle time and the file can be opened. Nothing is
 guessed: a sample that is not complete in time becomes NG with a reason. A camera may use a name again, so an image or
-cloud that was inspected before does not complete a sample: the other new file has not arrived yet.
+cloud that was in an earlier sample, complete or not, completes no other: the other new file has not arrived yet.
 
 Memory does not grow with the number of files in the folder: at most MOST_PENDING incomplete samples are tracked at
 the same time (others follow later), and finished ones are remembered as eight bytes each and eight more for each of
@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Event
 
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.inspection.arrived import Arrived, FileState
+from cmdiad_runtime.inspection.arrived import PAIR, Arrived, FileState
 from cmdiad_runtime.inspection.digest_set import DigestSet
 from cmdiad_runtime.inspection.stored_results import InspectedFiles
 from cmdiad_runtime.inspection.watched_folder import FolderAwayError, ListedSample, list_samples
@@ -30,8 +30,6 @@ from cmdiad_runtime.support.regular_file import NotAFileError, open_regular
 
 MOST_PENDING = 4096
 """Largest number of incomplete samples that are tracked at the same time."""
-_PAIR = ("image", "cloud")
-"""Files of a sample of both modalities, in the order of `Arrived.files`."""
 _LONGEST_PAUSE_S = 1.0
 _SHORTEST_PAUSE_S = 0.05
 _REST = 3
@@ -156,7 +154,7 @@ class FolderWatch:
         A file that has stayed completes no other sample.
         """
         self._in_work.discard(arrived.key)
-        for file, key in zip(arrived.files, arrived.file_keys, strict=False):
+        for file, key in zip(arrived.files * 2, arrived.file_keys, strict=False):
             if FileState.of(file.path) != file:
                 self._in_work.discard(key)
 
@@ -180,16 +178,18 @@ class FolderWatch:
 
     def _remember(self, arrived: Arrived) -> None:
         (self._in_work if self._options.moves else self._seen).add(arrived.key)
-        if arrived.refusal is None:
+        if len(self._modalities) > 1:
             for key in arrived.file_keys:
                 (self._in_work if self._options.moves else self._earlier).add(key)
 
     def _earlier_file(self, sample: ListedSample) -> str:
-        """Return the file of a new sample that was inspected with another partner, "image" or "cloud", or ""."""
+        """Return the file of a new pair that was in an earlier sample, "image" or "cloud", or ""."""
         arrived = Arrived(sample.path, sample.files)
+        if len(sample.files) == 1:
+            return ""
         if arrived.key in self._earlier:  # The same pair, which another bundle has inspected, or which was moved back.
             return ""
-        files = zip(_PAIR, arrived.file_keys, strict=False)
+        files = zip(PAIR, arrived.file_keys, strict=True)
         return next((name for name, key in files if key in self._earlier or key in self._in_work), "")
 
     def _arrived(self, pending: _Pending, now: float) -> Arrived | None:
@@ -234,13 +234,13 @@ def _problem(sample: ListedSample, earlier: str, *, settled: bool) -> tuple[Reas
 
     Args:
         sample: Files as they were last seen.
-        earlier: File that was inspected with another partner, "image" or "cloud", or "".
+        earlier: File that was in an earlier sample, "image" or "cloud", or "".
         settled: True if no file has changed for the settle time.
     """
     if sample.missing:
         return "missing-modality", f"no {sample.missing} that belongs to the file"
     if earlier:
-        return "missing-modality", f"no new {earlier}, but the {earlier} of an earlier part with the same name"
+        return "missing-modality", f"no new {earlier}, but the {earlier} of an earlier sample with the same name"
     if not settled:
         return "timeout", "a file that still changes"
     try:

@@ -13,7 +13,7 @@ from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
 from cmdiad_runtime.modalities import folders_of, foreign_folder
 from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_runtime.printable import cause_of, printable
-from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_SUFFIXES, loose_files
+from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_SUFFIXES, folder_of, loose_files
 
 IsFinished = Callable[[str], bool]
 """Function that returns True for the `Arrived.key` of a sample that needs no further look."""
@@ -65,10 +65,17 @@ def list_samples(
     Raises:
         FolderAwayError: The folder cannot be listed.
     """
-    for path in _files(folder, excluded, is_finished, say):
+    alone: IsFinished = is_finished
+    if len(modalities) > 1:  # The other file of a refused one may follow.
+        alone = _never
+    for path in _files(folder, excluded, alone, say):
         sample = _sample(path, modalities, image_modality)
         if sample is not None and not is_finished(Arrived(sample.path, sample.files).key):
             yield sample
+
+
+def _never(_key: str) -> bool:
+    return False
 
 
 def _sample(path: Path, modalities: Sequence[Modality], image_modality: str) -> ListedSample | None:
@@ -95,9 +102,9 @@ def _modalities_of(path: Path, image_modality: str = "rgb") -> tuple[Modality, .
     """
     suffix = path.suffix.lower()
     for modality in MODALITIES:
-        if path.parent.name in folders_of(modality, image_modality):
+        if folder_of(path).name in folders_of(modality, image_modality):
             return (modality,) if suffix in MODALITY_SUFFIXES[modality] else ()
-    if foreign_folder(path.parent.name, image_modality):
+    if foreign_folder(folder_of(path).name, image_modality):
         return ()
     kinds = tuple(modality for modality, suffixes in MIXED_SUFFIXES.items() if suffix in suffixes)
     if not _may_be_either(path):
@@ -121,7 +128,7 @@ def _files(folder: Path, excluded: Collection[Path], is_finished: IsFinished, sa
         current = folders.pop()
         try:
             with os.scandir(current) as entries:
-                parent = "" if current == Path() else os.path.join(current, "")  # noqa: PTH118 - as text, for speed
+                parent = os.path.join(os.path.abspath(current), "")  # noqa: PTH100, PTH118 - as text, for speed
                 for entry in entries:
                     is_folder = entry.is_dir()
                     if not is_folder and _is_known(entry, parent, is_finished):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,12 @@ MIXED_SUFFIXES: dict[Modality, tuple[str, ...]] = {
 file is an image."""
 
 _EITHER = frozenset(MIXED_SUFFIXES["rgb"]) & frozenset(MIXED_SUFFIXES["xyz"])
+
+
+def folder_of(path: Path) -> Path:
+    """Return the folder of a file, by its name also if that is the working directory, which a path may leave out."""
+    folder = path.parent
+    return Path(os.path.abspath(folder)) if folder.name in ("", "..") else folder  # noqa: PTH100 - links stay
 
 
 def loose_files(paths: Sequence[Path], modality: Modality) -> list[Path]:

@@ -24,6 +24,8 @@ from cmdiad_line.acquisition.sources.folder import WatchedFolder
 from cmdiad_line.acquisition.sources.push import LARGEST_HEADER, SOCKET, Push
 from cmdiad_line.records.database import Database
 from cmdiad_line.station_file.source import FolderSource, PushSource
+from cmdiad_runtime.readers.worker import TimedReader
+from cmdiad_runtime.sample import Sample
 from record_rows import a_record
 
 IMAGE = np.random.default_rng(1).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -183,6 +185,86 @@ def test_image_and_cloud_are_one_frame(folder, watched):
     assert sorted(frame.arrays) == ["rgb", "xyz"]
     assert np.array_equal(frame.arrays["xyz"], CLOUD)
     assert sorted(path.name for path in (folder / "taken" / WAITING).rglob("7.*")) == ["7.png", "7.tiff"]
+
+
+@pytest.mark.parametrize(
+    ("moved", "left"),
+    [("7.png", "7.tiff"), ("7.tiff", "7.png"), ("rgb/7.png", "xyz/7.tiff"), ("depth/7.png", "rgb/7.png")],
+)
+@pytest.mark.failure_mode("A station that is killed while the image and cloud of a part are moved")
+def test_kill_between_image_and_cloud_leaves_no_file_for_the_next_part(folder, watched, monkeypatch, moved, left):
+    for path in (folder / "taken" / WAITING / "new-1" / moved, folder / left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiff() if path.suffix == ".tiff" else png())
+    monkeypatch.setattr(claims, "RECORDED_S", 0.0)
+    made = watched(delivers="both")
+    (folder / moved).parent.mkdir(exist_ok=True)
+    (folder / moved).write_bytes(tiff() if moved.endswith(".tiff") else png())
+    with pytest.raises(source.FrameRefusedError) as caught:
+        made.frame(0.0)
+    assert caught.value.reason == "acquisition-died"
+    with pytest.raises(source.FrameTimeoutError):
+        made.frame(0.1)  # The file of the next part waits for its partner.
+    trigger(caught.value, 7)
+    record(folder.parent, 7)
+    with pytest.raises(source.FrameTimeoutError):
+        made.frame(0.0)
+    assert all((folder / "taken" / name).is_file() for name in (moved, left))
+
+
+def test_kill_after_a_refused_file_leaves_its_late_partner_alone(folder, watched):
+    """A claim with an id was whole: the file in the folder belongs to the next part."""
+    (folder / "taken" / WAITING / "7").mkdir(parents=True)
+    (folder / "taken" / WAITING / "7" / "7.png").write_bytes(png())
+    (folder / "7.tiff").write_bytes(tiff())
+    watched(delivers="both")
+    assert (folder / "7.tiff").exists()
+
+
+@pytest.mark.parametrize("delivers", ["rgb", "both"])
+@pytest.mark.failure_mode("A file in the folder of a station that is replaced while the part is read")
+def test_file_that_is_replaced_while_it_is_read_is_not_taken(folder, watched, monkeypatch, delivers):
+    """The new file belongs to the next part."""
+    made = watched(delivers=delivers)
+    read = TimedReader.read_files
+
+    def read_and_replace(*arguments: Any, **options: Any) -> Sample:
+        sample = read(*arguments, **options)
+        (folder / "7.png").write_bytes(png(255 - IMAGE) + b" ")
+        return sample
+
+    (folder / "7.png").write_bytes(png())
+    (folder / "7.tiff").write_bytes(tiff())
+    with monkeypatch.context() as patch, pytest.raises(source.FrameRefusedError, match="changed while") as caught:
+        patch.setattr(TimedReader, "read_files", read_and_replace)
+        next_frame(made)
+    assert caught.value.reason == "unreadable"
+    assert (folder / "7.png").exists()
+    if delivers == "both":
+        assert not (folder / "7.tiff").exists()
+        with pytest.raises(source.FrameTimeoutError):
+            made.frame(0.1)
+        (folder / "7.tiff").write_bytes(tiff(2 * CLOUD))
+    assert np.array_equal(next_frame(made).arrays["rgb"], 255 - IMAGE)
+
+
+def test_pair_of_which_one_file_cannot_be_moved_stays_whole(folder, watched, monkeypatch):
+    made = watched(delivers="both")
+    for name, content in (("7.png", png()), ("7.tiff", tiff())):
+        (folder / name).write_bytes(content)
+    replace = Path.replace
+
+    def refuse_clouds(path: Path, target: Path) -> Path:
+        if path.suffix == ".tiff":
+            raise PermissionError(13, "Permission denied")
+        return replace(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(source.SourceError, match="cannot be moved"):
+        patch.setattr(Path, "replace", refuse_clouds)
+        next_frame(made)
+    made.close()
+    made.open()
+    assert sorted(next_frame(made).arrays) == ["rgb", "xyz"]
 
 
 def test_image_without_its_cloud_is_refused_in_time(folder, watched):

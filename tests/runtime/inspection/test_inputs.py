@@ -13,7 +13,8 @@ from cloud_files import depth_of, pcd, ply, records, write_intrinsics
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.inputs import list_inputs, read_sample
 from cmdiad_runtime.preprocess.prepare import Preprocessing
-from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES, read_xyz
+from cmdiad_runtime.readers import RGB_SUFFIXES, XYZ_SUFFIXES, Colour, read_xyz
+from cmdiad_runtime.sample import Sample
 from helpers import sample_files
 
 
@@ -51,6 +52,29 @@ def test_own_folder_of_clouds_gives_every_format_and_png_is_depth(tmp_path: Path
     assert listed(tmp_path, "xyz") == clouds
     assert listed(tmp_path, "rgb") == ["good/rgb/0.png"]
     assert listed(tmp_path, "both") == ["good/rgb/0.png"]
+
+
+def test_the_working_directory_is_a_folder_of_a_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "depth/0.png")
+    monkeypatch.chdir(tmp_path / "depth")
+    assert [str(path) for path in list_inputs([Path()], "xyz")] == ["0.png"]
+    with pytest.raises(InputError, match="no rgb file"):
+        list_inputs([Path()], "rgb")
+
+
+@pytest.mark.parametrize("replaced", ["0.png", "0.ply"])
+@pytest.mark.failure_mode("An image or a cloud that is replaced while the two are read")
+def test_pair_of_which_one_file_is_replaced_while_it_is_read_is_refused(tmp_path: Path, replaced: str) -> None:
+    """A program that lists files on standard input may write the next part under the same name."""
+    touch(tmp_path, "0.png", "0.ply")
+
+    def read_and_replace(name: str, rgb: Path | None, xyz: Path | None, *, colour: Colour = "rgb") -> Sample:
+        (tmp_path / replaced).write_bytes(b"of the next part")
+        return Sample(name)
+
+    with pytest.raises(InputError, match=f"{replaced}: found a file that changed while") as caught:
+        read_sample(tmp_path / "0.png", Preprocessing("both"), read_files=read_and_replace)
+    assert caught.value.reason == "unreadable"
 
 
 def test_clouds_go_before_depth_images_of_the_same_parts(tmp_path: Path) -> None:

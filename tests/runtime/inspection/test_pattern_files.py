@@ -63,6 +63,18 @@ def test_content_of_a_tiff_file_decides(tmp_path: Path) -> None:
     assert patterns(tmp_path) == {"photo.tif": "rgb", "pair.tif": "both", "cloud.tif": "xyz"}
 
 
+@pytest.mark.parametrize(("folder", "pattern"), [("rgb", "both"), ("xyz", "both"), ("depth", "xyz")])
+@pytest.mark.failure_mode("A file that is named without its folder, inside the folder of a modality")
+def test_files_in_the_working_directory_have_their_partners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, pattern: str
+) -> None:
+    touch(tmp_path, "rgb/1.png", "xyz/1.tiff", "depth/2.png", folder + "/more/notes.txt")
+    monkeypatch.chdir(tmp_path / folder)
+    (path,) = find_pattern_inputs([Path()]).paths
+    assert PartFinder().files_of(path).pattern == pattern
+    assert PartFinder().files_of(Path("more", "..", path)).pattern == pattern
+
+
 @pytest.mark.parametrize("broken", ["link", "folder", "pipe", "empty file"])
 def test_file_that_cannot_be_used_is_not_absent(tmp_path: Path, broken: str) -> None:
     touch(tmp_path, "rgb/0.png", "xyz/1.ply")

@@ -276,10 +276,97 @@ def test_a_new_file_is_not_inspected_with_the_partner_of_an_earlier_part(
     (late,) = watched.search(after=60)
     assert late.refusal is not None
     assert late.refusal.reason == "missing-modality"
-    assert f"no new {missing}, but the {missing} of an earlier part" in str(late.refusal)
+    assert f"no new {missing}, but the {missing} of an earlier sample" in str(late.refusal)
     watched.write(second, b"second", mtime=401)
     watched.search()
-    assert watched.names(after=2) == ["1.png"], "the late partner completes the sample"
+    (late,) = watched.search(after=60)
+    assert late.refusal is not None, "it cannot be distinguished from a file of the next part"
+    watched.write(first, b"first", mtime=500)
+    watched.write(second, b"second", mtime=501)
+    watched.search()
+    assert watched.names(after=2) == ["1.png"]
+
+
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("1.jpg", "1.tiff"), ("1.png", "1.tiff")),
+        (("1.png", "1.ply"), ("1.png", "1.tiff")),
+        (("rgb/1.png", "xyz/1.tiff"), ("rgb/1.bmp", "xyz/1.tiff")),
+    ],
+)
+@pytest.mark.failure_mode("A name in a watched folder that is used again with another suffix")
+def test_a_new_image_with_another_suffix_waits_for_its_own_cloud(
+    tmp_path: Path, first: tuple[str, str], second: tuple[str, str], restart: bool, moves: bool
+) -> None:
+    """Inspected files stay, or the first part was inspected by a run that was killed before it moved the cloud."""
+    cloud = write_cloud(tmp_path / "cloud.tiff", np.ones((8, 8, 3), np.float32)).read_bytes()
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=moves)
+    for name in first:
+        watched.write(name, cloud, mtime=100)
+    watched.search()
+    (sample,) = watched.search(after=2)
+    if restart:
+        line = {"input": sample.name, "file_state": sample.state, "verdict": "OK", "reason": None}
+        (tmp_path / "results.jsonl").write_text(f"{json.dumps(line)}\n")
+        watched = Watched(tmp_path / "line", ("rgb", "xyz"), inspected=inspected_files(tmp_path, {}), moves=moves)
+    if moves:
+        sample.path.unlink()
+        watched.watch.release(sample)
+    watched.write(second[0], mtime=200)
+    watched.search()
+    assert watched.search(after=10) == []
+    watched.write(second[1], cloud, mtime=201)
+    watched.search()
+    arrived = watched.search(after=2)
+    assert [sample.path.relative_to(watched.folder).as_posix() for sample in arrived] == [second[0]]
+    assert arrived[0].refusal is None
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize(
+    ("alone", "partner"), [("rgb/1.png", "xyz/1.ply"), ("1.ply", "1.png"), ("xyz/1.ply", "rgb/1.png")]
+)
+@pytest.mark.failure_mode("A file in a watched folder whose partner was lost, and the next part has the same name")
+def test_a_file_whose_partner_was_lost_completes_no_other_part(
+    tmp_path: Path, alone: str, partner: str, moves: bool, restart: bool
+) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=moves)
+    watched.write(alone, mtime=100)
+    watched.search()
+    (lost,) = watched.search(after=60)
+    assert lost.refusal is not None
+    if restart:
+        line = {"input": lost.name, "file_state": lost.state, "verdict": "NG", "reason": lost.refusal.reason}
+        (tmp_path / "results.jsonl").write_text(f"{json.dumps(line)}\n")
+        watched = Watched(tmp_path / "line", ("rgb", "xyz"), inspected=inspected_files(tmp_path, {}), moves=moves)
+        watched.search()
+    watched.write(partner, mtime=200)
+    watched.search()
+    (late,) = watched.search(after=60)
+    assert late.refusal is not None
+    assert late.refusal.reason == "missing-modality"
+    watched.write(alone, mtime=300)
+    watched.write(partner, mtime=301)
+    watched.search()
+    (sample,) = watched.search(after=2)
+    assert sample.refusal is None
+
+
+def test_a_lone_file_that_was_moved_may_return(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=True)
+    image = watched.write("1.png", mtime=100)
+    watched.search()
+    (lost,) = watched.search(after=60)
+    image.unlink()
+    watched.watch.release(lost)
+    watched.write("1.png", mtime=100)
+    watched.write("1.ply", mtime=100)
+    watched.search()
+    assert watched.names(after=2) == ["1.png"]
 
 
 def test_a_partner_that_could_not_be_moved_completes_no_other_part(tmp_path: Path) -> None:
@@ -319,10 +406,31 @@ def test_a_restart_knows_the_files_of_earlier_parts(
     again = Watched(tmp_path / "line", ("rgb", "xyz"), inspected=stored, moves=moves)
     again.search()
     inspected = again.names(after=2)
-    assert inspected == (["1.png"] if moves or bundle == "other" else []), "the same pair"
+    complete = reason != "missing-modality"
+    assert inspected == (["1.png"] if complete and (moves or bundle == "other") else []), "the same pair"
     again.write("1.png", mtime=200)
     again.search()
-    assert again.names(after=10) == (["1.png"] if reason == "missing-modality" and not inspected else [])
+    assert again.names(after=10) == []
+
+
+@pytest.mark.parametrize("before", ["line", "./line", "more/../line"])
+def test_a_restart_knows_the_files_by_another_name_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"))
+    for name in ("1.png", "1.ply", "2.png", "2.ply"):
+        watched.write(name, mtime=100)
+    watched.search()
+    lines = [
+        {"input": f"{before}/{sample.path.name}", "file_state": sample.state, "verdict": "OK", "reason": None}
+        for sample in watched.search(after=2)
+    ]
+    Path("results.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    watched.write("1.png", mtime=200)
+    again = Watched(watched.folder, ("rgb", "xyz"), inspected=inspected_files(Path(), {}))
+    again.search()
+    assert again.names(after=10) == [], "the new image waits for its cloud, and the other part is finished"
 
 
 @pytest.mark.parametrize("changed", ["1.png", "1.ply"])
@@ -424,6 +532,19 @@ def test_a_file_that_was_replaced_after_the_inspection_is_not_moved(tmp_path: Pa
     assert not list((tmp_path / "done").rglob("*.png"))
     watched.search()
     assert watched.names(after=2) == ["a.png"]
+
+
+def test_a_cloud_next_to_the_watched_folder_is_not_moved(tmp_path: Path) -> None:
+    (tmp_path / "rgb").mkdir()
+    watched = Watched(tmp_path / "rgb", ("rgb", "xyz"), moves=True)
+    watched.write("1.png")
+    cloud = watched.write("../xyz/1.ply")
+    watched.search()
+    (sample,) = watched.search(after=2)
+    with open_done_folders(watched.folder, tmp_path / "done") as done:
+        assert done.move(sample, "OK") == f"{tmp_path / 'xyz' / '1.ply'} is not in {watched.folder}"
+    assert cloud.exists()
+    assert sample.path.exists()
 
 
 def test_a_relative_link_is_not_moved(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from pathlib import Path
 from cmdiad_line.records.database import database_path
 from cmdiad_line.records.read_only import connect_read_only
 from cmdiad_runtime.errors import OutputError
+from cmdiad_runtime.inspection.arrived import FileState
+from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
+from cmdiad_runtime.inspection.pattern_files import modality_of
 
 WAITING = ".waiting"
 """Name of the folder of claims, in the folder of taken files."""
@@ -76,25 +79,53 @@ class Claims:
         lost_s = time.monotonic() + RECORDED_S
         self._claims = [Claim(folder, lost_s) for folder in sorted(self._folder.iterdir()) if folder.is_dir()]
 
-    def add(self, watched: Path, files: Iterable[Path]) -> Claim:
-        """Move the files of a part out of the watched folder.
+    def take_partners(self, watched: Path) -> None:
+        """Move the other file of a part out of the watched folder, if a kill between image and cloud left it there.
+
+        It would complete the next part of the same name.
+
+        Args:
+            watched: The watched folder, which is not watched yet.
+
+        Raises:
+            OSError: A file cannot be moved.
+        """
+        for claim in self._claims:
+            files = claim.files()
+            if claim.acquisition_id or len(files) != 1:  # A claim with an id had all files.
+                continue
+            path = watched / files[0].relative_to(claim.folder)
+            partners = image_candidates(path) if modality_of(files[0]) == "xyz" else cloud_candidates(path)
+            for partner in [partner for partner in partners if partner.is_file()][:1]:
+                _move(partner, claim.folder / partner.relative_to(watched))
+
+    def add(self, watched: Path, files: Iterable[FileState]) -> Claim:
+        """Move the files of a part out of the watched folder: all of them, or none if one cannot be moved.
 
         Args:
             watched: The watched folder.
-            files: Files in it. One that somebody has removed is left out.
+            files: Files in it. One that somebody has removed or replaced is left out: a new one is of another part.
 
         Raises:
-            OSError: The files cannot be moved.
+            OSError: A file cannot be moved.
         """
         folder = self._folder / f"{_UNKNOWN}{time.time_ns()}"
         folder.mkdir(parents=True)
         claim = Claim(folder)
         self._claims.append(claim)
-        for file in files:
-            target = folder / file.relative_to(watched)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):
-                file.replace(target)
+        try:
+            for file in files:
+                if FileState.of(file.path) == file:
+                    with suppress(FileNotFoundError):
+                        _move(file.path, folder / file.path.relative_to(watched))
+        except OSError:
+            claim.lost_s = time.monotonic()  # What cannot be put back is refused.
+            for path in claim.files():
+                place = watched / path.relative_to(folder)
+                with suppress(OSError):
+                    if not place.exists():
+                        path.replace(place)
+            raise
         return claim
 
     def settle(self) -> Claim | None:
@@ -123,9 +154,7 @@ class Claims:
         """
         self._claims.remove(claim)
         for file in claim.files():
-            target = self._taken / file.relative_to(claim.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
+            _move(file, self._taken / file.relative_to(claim.folder))
         shutil.rmtree(claim.folder, ignore_errors=True)
 
     def _recorded(self) -> set[int]:
@@ -139,3 +168,8 @@ class Claims:
                 return {number for (number,) in connection.execute(statement, ids)}
         except (sqlite3.Error, OutputError):
             return set()  # The next call tries again.
+
+
+def _move(file: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.replace(target)

@@ -68,7 +68,11 @@ class WatchedFolder:
         """Begin to watch; see `Source.open`."""
         try:
             self._taken.mkdir(exist_ok=True)
-            self._claims = self._claims or Claims(self._taken, self._state)
+            if self._claims is None:
+                claims = Claims(self._taken, self._state)
+                if self._settings.delivers == "both":
+                    claims.take_partners(self._folder)
+                self._claims = claims
         except OSError as error:
             raise SourceGoneError(f"{self._folder} cannot be written ({cause_of(error)})") from error
         settle_s, limit_s = self._settings.settle_ms / 1000, self._settings.limit_ms / 1000
@@ -136,7 +140,7 @@ class WatchedFolder:
         assert self._watch is not None
         assert self._claims is not None
         try:
-            claim = self._claims.add(self._folder, [file.path for file in arrived.files])
+            claim = self._claims.add(self._folder, arrived.files)
         except OSError as error:
             raise SourceError(f"{arrived.path} cannot be moved to {self._taken} ({cause_of(error)})") from error
         self._watch.release(arrived)
