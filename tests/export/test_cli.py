@@ -285,6 +285,10 @@ def test_options_for_banks_are_refused_for_another_family(without_banks: Path, o
     assert not list(Path("bundles").glob("*"))
 
 
+def test_a_refused_budget_is_named(without_banks: Path) -> None:
+    assert_refused(command(cli, without_banks, "--budget-ms", "5"), 5, "export without --plan or a budget")
+
+
 def test_proven_search_is_for_processors(run: Path) -> None:
     for options, found in ((("--engine", "fp16"), "--precision fp16"), (("--target", "rtx"), "TensorRT-RTX")):
         assert_refused(command(cli, run, "--search", "proven", *options), 5, "--search proven", found, "--search exact")

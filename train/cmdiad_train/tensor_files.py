@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, uint8
 
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.printable import cause_of
@@ -25,6 +26,15 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | N
     """
     with disk_errors(path), atomic_write(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Return the CRC-32 of names, kinds, shapes and values of tensors on the CPU, 8 hexadecimal digits."""
+    value = 0
+    for name, tensor in sorted(tensors.items()):
+        value = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.contiguous().reshape(-1).view(uint8).numpy().data, value)
+    return f"{value:08x}"
 
 
 @contextmanager

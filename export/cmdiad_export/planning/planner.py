@@ -107,7 +107,7 @@ def make_plan(
         RunError: The run has no held-out samples.
         EngineError: The detector has no memory banks, or a process that measures memory failed.
     """
-    held_out = HeldOut.of(searchable(run, "--plan"), load_held_out(run.path))
+    held_out = HeldOut.of(searchable(run, "--plan or a budget"), load_held_out(run.path))
     exports = _Exports(folder, reporter)
     exports.add(_candidates(run, held_out, shares, scratch_megabytes, reporter))
     bench = GraphBench(run, held_out, folder)

@@ -171,6 +171,22 @@ def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         run(Mean(), tmp_path)
 
 
+@pytest.mark.parametrize("name", [b"module.weight", b'"log', b"optimiser.0", b"optimiser.0.exp_avg"])
+def test_checkpoint_with_a_damaged_name_is_refused(tmp_path: Path, name: bytes) -> None:
+    file = tmp_path / "c.safetensors"
+    run(Mean(), tmp_path)
+    flip_byte(file, file.read_bytes().index(name) + len(name) - 1)
+    with pytest.raises(OutputError, match="found a damaged file.*remove this file"):
+        run(Mean(), tmp_path)
+
+
+def test_checkpoint_with_a_damaged_value_is_refused(tmp_path: Path) -> None:
+    run(Mean(), tmp_path)
+    flip_byte(tmp_path / "c.safetensors", -1)
+    with pytest.raises(OutputError, match="found a damaged file.*remove this file"):
+        run(Mean(), tmp_path)
+
+
 def test_log_is_written_as_csv(tmp_path: Path) -> None:
     write_log(tmp_path / "log.csv", [Epoch(2.0, 2.5, 1e-3), Epoch(1 / 3, math.nan, 5e-4)])
     assert (tmp_path / "log.csv").read_text().splitlines() == [

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, uint8
+from torch import Tensor
 
 from cmdiad_train import tensor_files
 
@@ -24,7 +23,7 @@ def save_entry(file: Path, tensors: Stored) -> Stored:
     Raises:
         OutputError: The folder is not writable, the disk is full, or writing failed otherwise.
     """
-    tensor_files.save(file, tensors, {"crc32": _checksum(tensors)})
+    tensor_files.save(file, tensors, {"crc32": tensor_files.checksum(tensors)})
     return load_file(file)
 
 
@@ -41,17 +40,9 @@ def load_entry(file: Path, *, verify: bool) -> Stored | None:
         tensors = load_file(file)
     except (SafetensorError, FileNotFoundError):
         return None
-    return None if verify and _checksum(tensors) != expected else tensors
+    return None if verify and tensor_files.checksum(tensors) != expected else tensors
 
 
 def size_of(tensors: Stored) -> int:
     """Return the size of all tensors in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def _checksum(tensors: Stored) -> str:
-    """Return the CRC-32 of all tensors in the order of their names, 8 hexadecimal digits."""
-    value = 0
-    for _, tensor in sorted(tensors.items()):
-        value = zlib.crc32(tensor.reshape(-1).view(uint8).numpy().data, value)
-    return f"{value:08x}"

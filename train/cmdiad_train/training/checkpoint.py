@@ -48,7 +48,8 @@ class Checkpoint:
             state |= {f"optimiser.{i}.{key}": torch.as_tensor(value) for key, value in slot.items()}
         state["log"] = torch.tensor([(e.loss, e.validation, e.learning_rate) for e in log], dtype=torch.float64)
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        tensor_files.save(self.path, tensors, {"identity": self.identity})
+        metadata = {"identity": self.identity, "crc32": tensor_files.checksum(tensors)}
+        tensor_files.save(self.path, tensors, metadata)
 
     def restore(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[list[Epoch], Weights]:
         """Load the stored state into a module and an optimiser.
@@ -74,11 +75,13 @@ class Checkpoint:
     def _read(self) -> dict[str, Tensor]:
         try:
             with safe_open(self.path, framework="pt") as file:
-                identity = (file.metadata() or {}).get("identity")
+                metadata = file.metadata() or {}
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
         except (OSError, SafetensorError) as error:
             raise self._unusable(str(error).splitlines()[0]) from error
-        if identity != self.identity:
+        if metadata.get("crc32") != tensor_files.checksum(state):
+            raise self._unusable("a damaged file, or one of an earlier version")
+        if metadata.get("identity") != self.identity:
             raise self._unusable("the checkpoint of a training with other options or other samples")
         return state
 
