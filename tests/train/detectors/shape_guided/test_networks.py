@@ -101,6 +101,19 @@ def test_the_nearest_codes_are_those_of_brute_force() -> None:
     assert torch.equal(memory.nearest(memory.keys(codes)), expected)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_nearly_parallel_codes_are_rebuilt_as_in_float64(seed: int) -> None:
+    common = 5 * numbers(1, 128, seed=9).abs() / 9
+    rows, codes = common + 0.002 * numbers(200, 128, seed=seed), common + 0.002 * numbers(60, 128, seed=seed + 10)
+    memory = Memory(rows, neighbours=10, atoms=1, normalised=True)
+    expected = torch.cdist(codes.double(), rows.double()).argsort(1)[:, :10]
+    nearest = memory.nearest(memory.keys(codes))
+    assert bool((nearest == expected).all(1).float().mean() > 0.95)
+    of_rows = zip(codes.double().numpy(), rows[expected].double().numpy(), strict=True)
+    rebuilt = np.stack([omp(x, own, 1, True) for x, own in of_rows])
+    np.testing.assert_allclose(memory.rebuilt(codes, expected).numpy(), rebuilt, rtol=0, atol=1e-5)
+
+
 def test_queries_are_next_to_their_nearest_points() -> None:
     patches, noise, factor = numbers(2, 60, 3), numbers(2, 60, 3, seed=2), torch.tensor([0.5, 1.0])
     distances = torch.cdist(patches.double(), patches.double())

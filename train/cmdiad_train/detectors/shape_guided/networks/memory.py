@@ -48,7 +48,8 @@ class Pursuit(nn.Module):
         for _ in range(self._atoms):
             correlation = (neighbours @ residual[:, :, None])[..., 0].square()  # [P, K]
             merit = correlation / squares.clamp(min=1e-30) if self._normalised else correlation
-            one_hot = (merit.argmax(1, keepdim=True) == numbers).float()  # [P, K]
+            ranks = merit if basis or not self._normalised else -_squared_distances_to_lines(vectors, neighbours)
+            one_hot = (ranks.argmax(1, keepdim=True) == numbers).float()  # [P, K]
             atom = (one_hot[:, None] @ neighbours)[:, 0]  # [P, C]
             own = atom
             for _ in range(2):  # the second pass removes the rounding of the first
@@ -79,6 +80,21 @@ class Pursuit(nn.Module):
         return (new & enough).float()
 
 
+def _squared_distances_to_lines(vectors: Tensor, rows: Tensor) -> Tensor:
+    """Return the squared distance of each vector to the line through zero and each of its rows, `[P, K]`.
+
+    The row with the smallest distance has the largest merit. Codes of a network that was trained for few steps are
+    nearly parallel: their merits are equal up to the rounding of float32, but their distances are not.
+
+    Args:
+        vectors: Vectors float32 `[P, C]`.
+        rows: Rows float32 `[P, K, C]`.
+    """
+    difference = rows - vectors[:, None]
+    share = (difference * rows).sum(2, keepdim=True) / rows.square().sum(2, keepdim=True).clamp(min=1e-30)
+    return (difference - share * rows).square().sum(2)
+
+
 class Memory(nn.Module):
     """Rows of good samples, such as codes of patches.
 
@@ -93,6 +109,7 @@ class Memory(nn.Module):
     """
 
     rows: Tensor
+    mean: Tensor
     half_squares: Tensor
 
     def __init__(self, rows: Tensor, *, neighbours: int, atoms: int, normalised: bool) -> None:
@@ -100,7 +117,9 @@ class Memory(nn.Module):
         self.neighbours = min(neighbours, len(rows))
         self.pursuit = Pursuit(min(atoms, self.neighbours), normalised=normalised)
         self.register_buffer("rows", rows)
-        self.register_buffer("half_squares", rows.square().sum(1) / 2)
+        # Keys relative to the mean keep digits that would be lost if rows are near each other, but far from zero.
+        self.register_buffer("mean", rows.mean(0))
+        self.register_buffer("half_squares", (rows - self.mean).square().sum(1) / 2)
 
     def keys(self, vectors: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Return numbers float32 `[P, K]` that are largest where |vector - row|² is smallest.
@@ -109,7 +128,7 @@ class Memory(nn.Module):
             vectors: Vectors float32 `[P, C]`.
             allowed: Positive for the rows that may be chosen, float32 `[K]`; None for all rows.
         """
-        keys = vectors @ self.rows.T - self.half_squares
+        keys = (vectors - self.mean) @ self.rows.T - self.half_squares
         return keys if allowed is None else torch.where(allowed > 0, keys, FORBIDDEN)
 
     def nearest(self, keys: Tensor) -> Tensor:
