@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load, save_file
 from torch import nn
 
 from cmdiad_runtime.errors import OutputError, RunError
@@ -185,6 +187,15 @@ def test_checkpoint_with_a_damaged_value_is_refused(tmp_path: Path) -> None:
     flip_byte(tmp_path / "c.safetensors", -1)
     with pytest.raises(OutputError, match="found a damaged file.*remove this file"):
         run(Mean(), tmp_path)
+
+
+def test_checkpoint_without_a_checksum_is_resumed(tmp_path: Path) -> None:
+    file = tmp_path / "c.safetensors"
+    losses = [epoch.loss for epoch in run(Mean(), tmp_path)]
+    with safe_open(file, "pt") as stored:
+        identity = {"identity": stored.metadata()["identity"]}
+    save_file(load(file.read_bytes()), file, identity)
+    assert [epoch.loss for epoch in run(Mean(), tmp_path)] == losses
 
 
 def test_log_is_written_as_csv(tmp_path: Path) -> None:

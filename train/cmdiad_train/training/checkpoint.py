@@ -79,8 +79,9 @@ class Checkpoint:
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
         except (OSError, SafetensorError) as error:
             raise self._unusable(str(error).splitlines()[0]) from error
-        if metadata.get("crc32") != tensor_files.checksum(state):
-            raise self._unusable("a damaged file, or one of an earlier version")
+        checksum = tensor_files.checksum(state)
+        if metadata.get("crc32", checksum) != checksum:  # Earlier versions wrote none.
+            raise self._unusable("a damaged file")
         if metadata.get("identity") != self.identity:
             raise self._unusable("the checkpoint of a training with other options or other samples")
         return state
