@@ -19,13 +19,16 @@ from cmdiad_runtime.support.files import atomic_write
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file, whole or not at all, that the same accounts can read as other new files.
 
     Raises:
         OutputError: The folder is missing or not writable, the disk is full, or the device fails.
     """
     with disk_errors(path), atomic_write(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        temporary.chmod(mode)  # safetensors makes a file that nobody else can read
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
