@@ -29,6 +29,7 @@ from cmdiad_runtime.engines.batch import BatchEngine
 from cmdiad_runtime.engines.server_options import ServerOptions
 from cmdiad_runtime.errors import BundleError, EngineError, NoAnswerError
 from cmdiad_runtime.support.reporter import SILENT, Reporter
+from cmdiad_runtime.support.system import adds_int8_products_exactly
 
 AUTO: tuple[BuiltName | OnnxRuntimeName, ...] = ("tensorrt", "rtx", "ort-tensorrt", "ort-rtx", "cuda", "cpu")
 """Order in which `auto` tries the engines, fastest first as far as known. A server is used only if named."""
@@ -88,6 +89,8 @@ def choose_engine(
     else:
         chosen = ChosenEngine(open_engine(bundle.graph, name), name, bundle.record.graph.sha256)
     if untested or _is_certified(bundle, chosen, certified=name == "cpu"):
+        if not untested:
+            _require_int8_test(bundle, chosen, name)
         return chosen
     chosen.engine.close()
     raise _untested(bundle, chosen, name)
@@ -187,6 +190,8 @@ def open_batch_engine(bundle: Bundle, name: EngineName = "cpu", *, untested: boo
     engine = BatchEngine(open_engine(bundle.path / batch.file, name), batch.size)
     chosen = ChosenEngine(engine, f"{name}-batch{batch.size}", batch.sha256)
     if untested or _is_certified(bundle, chosen, certified=name == "cpu"):
+        if not untested:
+            _require_int8_test(bundle, chosen, name)
         return chosen
     engine.close()
     raise _untested(bundle, chosen, name)
@@ -237,8 +242,31 @@ def batch_self_test_of(bundle: Bundle, name: EngineName) -> SelfTest:
         chosen.engine.close()
 
 
-def require_self_test(bundle: Bundle, chosen: ChosenEngine) -> None:
-    """Run the golden set through an open engine. Close the engine and raise EngineError unless the test passes."""
+def _require_int8_test(bundle: Bundle, chosen: ChosenEngine, name: EngineName) -> None:
+    """Test an int8 graph on a processor that may cut off sums of int8 products; see `adds_int8_products_exactly`.
+
+    The export may have certified the bundle on another processor.
+
+    Raises:
+        EngineError: The test has failed; the engine is closed.
+    """
+    if name == "cpu" and bundle.precision in ("int8", "int8-cpu") and not adds_int8_products_exactly():
+        action = "export the run with --precision fp16, because this processor has no VNNI instructions"
+        require_self_test(bundle, chosen, action)
+
+
+def require_self_test(
+    bundle: Bundle,
+    chosen: ChosenEngine,
+    action: str = "export the bundle again; write the model of a server again with cmdiad-fleet triton",
+) -> None:
+    """Run the golden set through an open engine. Close the engine and raise EngineError unless the test passes.
+
+    Args:
+        bundle: Verified bundle.
+        chosen: Open engine.
+        action: What to do after a failed test.
+    """
     try:
         comparison = run_self_test(bundle, chosen.engine, chosen.name, chosen.file_sha256).comparison
         if not comparison.passed:
@@ -247,7 +275,7 @@ def require_self_test(bundle: Bundle, chosen: ChosenEngine) -> None:
                 found=f"a failed self-test through {chosen.engine.identity}: the score differs by "
                 f"{comparison.score_max_share:.2%} of the threshold",
                 expected="the results of the certificate",
-                action="export the bundle again; write the model of a server again with cmdiad-fleet triton",
+                action=action,
             )
     except BaseException:
         chosen.engine.close()

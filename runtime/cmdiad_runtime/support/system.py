@@ -7,6 +7,7 @@ Only the room `support` contains calls that some systems lack. Its other modules
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,22 @@ def call_after_fork(function: Callable[[], object]) -> None:
     """Call a function in every process that is forked from this one. Without `fork` there is none."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=function)
+
+
+def adds_int8_products_exactly() -> bool:
+    """Return True if sums of int8 products are known to be exact on this processor.
+
+    ONNX Runtime adds pairs of products of uint8 and int8 in 16 bits on x86-64 processors without VNNI or AMX, and cuts
+    off larger sums (its documentation, "Quantize ONNX Models"). Other processors add in 32 bits.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False  # nobody knows
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    return not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(flags)
 
 
 def available_memory() -> int | None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+import numpy as np
 import pytest
 
+from cmdiad_runtime.bundle import engine_selection
 from cmdiad_runtime.bundle.built_engines import build_for_bundle, engines_of, estimate, profiles_of
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.engine_selection import AUTO, choose_engine
@@ -19,12 +21,14 @@ from cmdiad_runtime.bundle.self_test import has_passed, run_self_test, write_sel
 from cmdiad_runtime.bundle.site import site_folder, site_place
 from cmdiad_runtime.cli import run as cli_module
 from cmdiad_runtime.cli.run import cli
-from cmdiad_runtime.engines import EngineName
+from cmdiad_runtime.engines import Arrays, EngineName
+from cmdiad_runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from cmdiad_runtime.errors import BundleError, EngineError, OutputError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
+from cmdiad_runtime.support.files import sha256_of
 from doubles import FakeCuda, install
-from graphs import tiny_bundle, tiny_certificate
+from graphs import cloud_graph, tiny_bundle, tiny_certificate
 from helpers import RecordingReporter, assert_refused, command
 
 NATIVE = {"tensorrt": "10.3.0", "rtx": "rtx-1.7.1.116"}
@@ -300,6 +304,32 @@ def test_the_cpu_is_certified_by_the_export_for_its_architecture(tmp_path: Path)
         choose_engine(bundle, "cpu")
     self_test(bundle, "cpu")
     choose_engine(bundle, "cpu").engine.close()
+
+
+def int8_bundle(folder: Path) -> Path:
+    certificate = json.loads(json.dumps(tiny_certificate(platform.machine())).replace("fp32", "int8"))
+    sha256 = sha256_of(cloud_graph(folder.with_suffix(".onnx")))
+    graph = {"file": "graph.onnx", "sha256": sha256, "precision": "int8"}
+    return tiny_bundle(folder, certificate=certificate, graph=graph)
+
+
+@pytest.mark.failure_mode("A bundle in int8 or int8-cpu on an x86-64 processor without VNNI or AMX")
+@pytest.mark.parametrize("engine", ["cpu", "auto"])
+def test_int8_is_tested_where_sums_of_products_may_be_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Any
+) -> None:
+    bundle, run = Bundle.open(int8_bundle(tmp_path / "int8.cmdiad")), OnnxRuntimeEngine.run
+
+    def cut_off(self: OnnxRuntimeEngine, inputs: Arrays) -> Arrays:
+        return {name: value * np.float32(0.9) for name, value in run(self, inputs).items()}
+
+    monkeypatch.setattr(engine_selection, "adds_int8_products_exactly", lambda: False)
+    choose_engine(bundle, engine).engine.close()
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", cut_off)
+    with pytest.raises(EngineError, match=r"found a failed self-test.*--precision fp16, because this processor"):
+        choose_engine(bundle, engine)
+    monkeypatch.setattr(engine_selection, "adds_int8_products_exactly", lambda: True)
+    choose_engine(bundle, engine).engine.close()
 
 
 # --- auto

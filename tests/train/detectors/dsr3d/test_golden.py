@@ -30,6 +30,8 @@ CLOSE = 5e-6
 """Tolerance of features and pictures; the recording's README states 3e-6 for another implementation."""
 RESTRICTED = 1e-4
 """Tolerance behind the restriction, whose instance norm over 2 x 2 cells enlarges rounding errors."""
+DRAWN, LOGITS = 1e-5, 3e-4
+"""Tolerances of what is drawn behind it, and of the comparison: processors with AVX2 alone reach 7e-6 and 2e-4."""
 
 
 @pytest.fixture(scope="module", params=get_args(Kind))
@@ -80,10 +82,10 @@ def test_restricted_codes_object_and_map(
     assert np.array_equal(indices(autoencoder.fine, of_fine), arrays["sub_hi_idx"])
     coarse, fine = autoencoder.coarse(of_coarse), autoencoder.fine(of_fine)
     drawn = drawn_object(autoencoder, networks, coarse, fine)
-    published.close(drawn, arrays["recon_object"], CLOSE)
+    published.close(drawn, arrays["recon_object"], DRAWN)
     logits = module.logits(picture)
-    published.close(logits, arrays["seg_logits"], 1e-4)
-    published.close(logits.softmax(1)[:, 1], arrays["map_prob"], 5e-5)
+    published.close(logits, arrays["seg_logits"], LOGITS)
+    published.close(logits.softmax(1)[:, 1], arrays["map_prob"], LOGITS)
     for number in range(2):
         score, anomaly_map = module.scored(logits[number : number + 1])
         published.close(anomaly_map, arrays["map_avg"][number], 1e-5)
