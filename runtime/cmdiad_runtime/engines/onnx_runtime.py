@@ -17,7 +17,7 @@ from cmdiad_runtime.engines.graph_file import shared_weights
 from cmdiad_runtime.engines.searched_cells import grids_of, lists_of
 from cmdiad_runtime.errors import EngineError
 from cmdiad_runtime.support.cache import cache_folder
-from cmdiad_runtime.support.system import usable_cores
+from cmdiad_runtime.support.system import adds_int8_products_exactly, usable_cores
 
 PROVIDERS: dict[OnnxRuntimeName, str] = {
     "cpu": "CPUExecutionProvider",
@@ -189,21 +189,23 @@ def _open_session(ort: Any, graph: Path, provider: str, options: Any, providers:
 
 
 def _session(ort: Any, graph: Path, provider: str, options: Any, providers: list[Any] | None) -> Any:
-    """Open a session; on the CPU, switch off two graph optimisations that are wrong for fp8.
+    """Open a session; on the CPU, switch off graph optimisations that are wrong for fp8, or for int8 on this processor.
 
     ONNX Runtime fuses quantised nodes into kernels that do not support fp8. It also removes a Relu before a
-    quantisation, which is correct for int8 only: with version 1.31, fp8 results were off by multiples.
+    quantisation, which is correct for int8 only: with version 1.31, fp8 results were off by multiples. Kernels for int8
+    cut off sums on processors without VNNI; without them, the rounded numbers are multiplied in fp32.
     """
     model: str | bytes = str(graph)
     shared = shared_weights(graph.parent)
     if shared is not None:  # ONNX Runtime reads no weights above the folder of a model file.
         model = graph.read_bytes()
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(shared.parent))
-    try:
-        return ort.InferenceSession(model, options, providers=providers)
-    except Exception as error:  # The exceptions of onnxruntime share no public base.
-        if "float8" not in str(error) or provider != PROVIDERS["cpu"]:
-            raise
+    if provider != PROVIDERS["cpu"] or adds_int8_products_exactly():
+        try:
+            return ort.InferenceSession(model, options, providers=providers)
+        except Exception as error:  # The exceptions of onnxruntime share no public base.
+            if "float8" not in str(error) or provider != PROVIDERS["cpu"]:
+                raise
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     unsound = ["ReluQuantRewrite"]
     return ort.InferenceSession(model, options, providers=providers, disabled_optimizers=unsound)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import onnxruntime
 import pytest
 
-from cmdiad_runtime.engines import open_engine
+from cmdiad_runtime.engines import onnx_runtime, open_engine
 from cmdiad_runtime.engines.onnx_runtime import PROVIDERS, RTX_PLUGIN
 from cmdiad_runtime.errors import EngineError
 from doubles import install
@@ -25,8 +25,8 @@ class Session:
     opened: ClassVar[list[Session]] = []
     actual: str | None = None
 
-    def __init__(self, graph: str, options: Any, providers: Any = None) -> None:
-        self.options, self.providers = options, providers
+    def __init__(self, graph: str, options: Any, providers: Any = None, disabled_optimizers: Any = ()) -> None:
+        self.options, self.providers, self.disabled = options, providers, disabled_optimizers
         Session.opened.append(self)
 
     def get_providers(self) -> list[str]:
@@ -58,6 +58,17 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
 def test_threads_rest_between_two_samples(graph: Path, sessions: list[Session]) -> None:
     open_engine(graph)
     assert sessions[0].options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_int8_kernels_are_off_where_they_cut_off_sums(
+    graph: Path, sessions: list[Session], exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_runtime, "adds_int8_products_exactly", lambda: exact)
+    open_engine(graph)
+    assert list(sessions[0].disabled) == ([] if exact else ["ReluQuantRewrite"])
+    if not exact:
+        assert sessions[0].options.get_session_config_entry("session.disable_quant_qdq") == "1"
 
 
 @pytest.mark.parametrize("name", DEVICES)
