@@ -88,12 +88,9 @@ def choose_engine(
         chosen = _open_built(bundle, name, rebuild, reporter)
     else:
         chosen = ChosenEngine(open_engine(bundle.graph, name), name, bundle.record.graph.sha256)
-    if untested or _is_certified(bundle, chosen, certified=name == "cpu"):
-        if not untested:
-            _require_int8_test(bundle, chosen, name)
-        return chosen
-    chosen.engine.close()
-    raise _untested(bundle, chosen, name)
+    if not untested:
+        _require_proof(bundle, chosen, name)
+    return chosen
 
 
 def _choose_automatically(bundle: Bundle, untested: bool) -> ChosenEngine:
@@ -189,12 +186,9 @@ def open_batch_engine(bundle: Bundle, name: EngineName = "cpu", *, untested: boo
     assert name in ONNX_RUNTIME_NAMES
     engine = BatchEngine(open_engine(bundle.path / batch.file, name), batch.size)
     chosen = ChosenEngine(engine, f"{name}-batch{batch.size}", batch.sha256)
-    if untested or _is_certified(bundle, chosen, certified=name == "cpu"):
-        if not untested:
-            _require_int8_test(bundle, chosen, name)
-        return chosen
-    engine.close()
-    raise _untested(bundle, chosen, name)
+    if not untested:
+        _require_proof(bundle, chosen, name)
+    return chosen
 
 
 def self_test_of(
@@ -242,14 +236,15 @@ def batch_self_test_of(bundle: Bundle, name: EngineName) -> SelfTest:
         chosen.engine.close()
 
 
-def _require_int8_test(bundle: Bundle, chosen: ChosenEngine, name: EngineName) -> None:
-    """Test an int8 graph on a processor that may cut off sums of int8 products; see `adds_int8_products_exactly`.
+def _require_proof(bundle: Bundle, chosen: ChosenEngine, name: EngineName) -> None:
+    """Close the engine and raise EngineError unless the export or a self-test proves it.
 
-    The export may have certified the bundle on another processor.
-
-    Raises:
-        EngineError: The test has failed; the engine is closed.
+    An int8 graph is tested at each opening on a processor that may cut off sums of int8 products, because the export
+    may have certified it on another processor; see `adds_int8_products_exactly`.
     """
+    if not _is_certified(bundle, chosen, certified=name == "cpu"):
+        chosen.engine.close()
+        raise _untested(bundle, chosen, name)
     if name == "cpu" and bundle.precision in ("int8", "int8-cpu") and not adds_int8_products_exactly():
         action = "export the run with --precision fp16, because this processor has no VNNI instructions"
         require_self_test(bundle, chosen, action)

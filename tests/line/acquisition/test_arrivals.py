@@ -224,7 +224,7 @@ def test_kill_after_a_refused_file_leaves_its_late_partner_alone(folder, watched
 @pytest.mark.parametrize("delivers", ["rgb", "both"])
 @pytest.mark.failure_mode("A file in the folder of a station that is replaced while the part is read")
 def test_file_that_is_replaced_while_it_is_read_is_not_taken(folder, watched, monkeypatch, delivers):
-    """The new file belongs to the next part."""
+    """A file that replaces another one while it is read stays in the folder, because it shows the next part."""
     made = watched(delivers=delivers)
     read = TimedReader.read_files
 

@@ -96,7 +96,8 @@ class Claims:
                 continue
             path = watched / files[0].relative_to(claim.folder)
             partners = image_candidates(path) if modality_of(files[0]) == "xyz" else cloud_candidates(path)
-            for partner in [partner for partner in partners if partner.is_file()][:1]:
+            partner = next((partner for partner in partners if partner.is_file()), None)
+            if partner is not None:
                 _move(partner, claim.folder / partner.relative_to(watched))
 
     def add(self, watched: Path, files: Iterable[FileState]) -> Claim:
