@@ -84,14 +84,16 @@ def test_flow_and_its_loss(mode: Mode) -> None:
 def test_student_and_its_loss(mode: Mode, module: AsymmetricStudentTeacher) -> None:
     arrays = golden.load(f"ast_{mode}")
     features, weights = module.cells(published.inputs(arrays["fg"]))
-    z, _ = module.flow(features)
-    expected = module.student(features)
+    # Sums over 1024 channels in float32 differ by up to 4e-5 between processors, so the formula is tested in float64.
+    published.close(module.student(features), arrays["student_eval"], 1e-4)
+    exact, features = copy.deepcopy(module).double(), features.double()
+    z, _ = exact.flow(features)
+    expected = exact.student(features)
     published.close(expected, arrays["student_eval"])
     published.close(imitation_loss(z, expected, weights), arrays["st_pixel_before_mask"])
     published.close(imitation_loss(z, expected, weights).mean(), arrays["st_loss"])
-    published.close(module.distances(features) * weights[:, 0] ** 2, arrays["st_pixel"])
-    student = copy.deepcopy(module.student).train()
-    published.close(student(features)[:, ::4], arrays["student_train_bn_every4"], 2e-5)
+    published.close(exact.distances(features) * weights[:, 0] ** 2, arrays["st_pixel"])
+    published.close(exact.student.train()(features)[:, ::4], arrays["student_train_bn_every4"], 2e-5)
 
 
 @torch.no_grad()
