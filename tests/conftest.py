@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 from faults import flush_nothing
@@ -35,6 +36,16 @@ gc.set_threshold(50_000, 20, 50)
 os.environ["CMDIAD_CACHE"] = tempfile.mkdtemp(prefix="cmdiad-tests-")
 atexit.register(shutil.rmtree, os.environ["CMDIAD_CACHE"], ignore_errors=True)
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # As in the runtime, for tests that import onnxruntime directly.
+# The same generated examples in every run and on every machine, however slow it is.
+settings.register_profile(
+    "deterministic",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("deterministic")
 os.fsync = flush_nothing  # Processes that tests start flush, except for those of killed_trainings.
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")  # On a PC, and on a Jetson.

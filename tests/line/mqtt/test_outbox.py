@@ -125,7 +125,7 @@ def test_confirmed_message_on_a_full_disk_is_removed_later(tmp_path, outbox, cap
     assert "can be stored again" in caplog.text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 10), max_size=20),
     removed=st.sets(st.integers(0, 19)),

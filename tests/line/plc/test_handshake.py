@@ -225,7 +225,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert sorted(number for number in seen if number in own) == expected
 
 
-AnyOrder.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+AnyOrder.TestCase.settings = settings(max_examples=80, stateful_step_count=40)
 TestAnyOrder = AnyOrder.TestCase
 
 

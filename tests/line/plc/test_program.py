@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cmdiad_line.plc.handshake import Handshake, HandshakeSettings
@@ -100,7 +100,6 @@ class Line:
             self.step("scan")
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     steps=st.lists(st.tuples(st.sampled_from(STEPS), st.booleans()), max_size=80),
     buffer=st.sampled_from([1, 2, 8]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -359,9 +359,7 @@ class Station(RuleBasedStateMachine):
         assert recorded == {part: self.parts[part].results[0].verdict for part in self.stored}
 
 
-Station.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+Station.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestStation = Station.TestCase
 
 

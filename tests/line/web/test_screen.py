@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cmdiad_line.reasons import StationReason
@@ -113,7 +113,6 @@ results = st.lists(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(states, results, st.floats(0, 100), st.floats(0, 4))
 def test_ok_is_shown_only_if_everything_says_so(
     state: StationState | None, arrived: list[Result], age_s: float, silence_s: float
