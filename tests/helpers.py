@@ -15,15 +15,9 @@ from unittest import mock
 
 import click
 import numpy as np
-import pytest
 import tifffile
 from PIL import Image
 
-from cmdiad_runtime.support.system import adds_int8_products_exactly
-
-exact_int8 = pytest.mark.skipif(
-    not adds_int8_products_exactly(), reason="this processor may cut off sums of int8 products (no VNNI)"
-)
 SIZE = 112
 SMALL = 56
 

@@ -189,23 +189,25 @@ def _open_session(ort: Any, graph: Path, provider: str, options: Any, providers:
 
 
 def _session(ort: Any, graph: Path, provider: str, options: Any, providers: list[Any] | None) -> Any:
-    """Open a session; on the CPU, switch off graph optimisations that are wrong for fp8, or for int8 on this processor.
+    """Open a session that adds int8 products exactly, and on the CPU without optimisations that are wrong for fp8.
 
-    ONNX Runtime fuses quantised nodes into kernels that do not support fp8. It also removes a Relu before a
-    quantisation, which is correct for int8 only: with version 1.31, fp8 results were off by multiples. Kernels for int8
-    cut off sums on processors without VNNI; without them, the rounded numbers are multiplied in fp32.
+    On processors without VNNI, kernels for uint8 times int8 cut off sums, and those for uint8 times uint8 do not: the
+    option makes ONNX Runtime store weights as uint8 there. ONNX Runtime also fuses quantised nodes into kernels that do
+    not support fp8, and removes a Relu before a quantisation, which is correct for int8 only: with version 1.31, fp8
+    results were off by multiples.
     """
     model: str | bytes = str(graph)
     shared = shared_weights(graph.parent)
     if shared is not None:  # ONNX Runtime reads no weights above the folder of a model file.
         model = graph.read_bytes()
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(shared.parent))
-    if provider != PROVIDERS["cpu"] or adds_int8_products_exactly():
-        try:
-            return ort.InferenceSession(model, options, providers=providers)
-        except Exception as error:  # The exceptions of onnxruntime share no public base.
-            if "float8" not in str(error) or provider != PROVIDERS["cpu"]:
-                raise
+    if not adds_int8_products_exactly():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        return ort.InferenceSession(model, options, providers=providers)
+    except Exception as error:  # The exceptions of onnxruntime share no public base.
+        if "float8" not in str(error) or provider != PROVIDERS["cpu"]:
+            raise
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     unsound = ["ReluQuantRewrite"]
     return ort.InferenceSession(model, options, providers=providers, disabled_optimizers=unsound)
