@@ -69,6 +69,11 @@ def test_settings_reach_the_families_that_have_them(data: Path) -> None:
     assert (parts["bank-rgb"].coreset, parts["patchcore-rgb"].coreset, parts["cfm-both"].epochs) == (0.5, 0.01, 3)
 
 
+def test_an_impossible_setting_names_the_method(data: Path) -> None:
+    with pytest.raises(RunError, match=r"^trd-rgb, recipe size: found 72. Expected a multiple of 32"):
+        methods_of(data, Choice(("bank", "trd"), settings={"rgb-backbone": "test_resnet", "size": "72"}))
+
+
 @pytest.mark.parametrize(
     ("families", "modality", "sensors"),
     [(["patchcore"], "rgb", "camera"), long(["patchcore", "cfm"], "both", "camera, 3D")],

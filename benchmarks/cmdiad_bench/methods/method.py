@@ -99,9 +99,10 @@ def _recipe(data: Path, family: str, modality: Sensors, choice: Choice) -> Recip
         with setting_errors(choice.settings, family):
             return recipes_of(train_command.make_context("cmdiad-train", arguments))[family]
     except RunError as error:
-        if error.subject != "recipe modality":
-            raise
-        return None
+        if error.subject == "recipe modality":
+            return None
+        subject = f"{family}-{modality}, {error.subject}"
+        raise RunError(subject, found=error.found, expected=error.expected, action=error.action) from error
 
 
 def _arguments(family: str, settings: Mapping[str, str]) -> Sequence[str]:
