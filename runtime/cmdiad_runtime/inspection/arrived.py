@@ -44,7 +44,8 @@ class Arrived:
 
     Attributes:
         path: File that names the sample: the image if there is one, else the cloud.
-        files: States of all files of the sample, that of `path` first.
+        files: States of all files of the sample, that of `path` first; more than two if several images or clouds
+            have the same name.
         refusal: Error that says why the sample cannot be inspected, or None.
     """
 
@@ -112,7 +113,7 @@ def result_key(name: str, state: str) -> str:
 def file_keys(name: str, state: str) -> list[str]:
     """Return the texts that stand for image and cloud of a sample, whatever their suffixes are.
 
-    A file without a partner has both texts.
+    A file without a partner has both texts, and so has each of more than two files.
 
     Args:
         name: Path of the sample.
@@ -121,4 +122,5 @@ def file_keys(name: str, state: str) -> list[str]:
     path = Path(os.path.abspath(name))  # noqa: PTH100 - links stay
     folder = path.parent.parent if path.parent.name in SAMPLE_FOLDERS else path.parent
     states = state.split("+")
-    return [f"{folder / path.stem} {kind} {one}" for kind, one in zip(PAIR, (*states, *states), strict=False)]
+    kinds = PAIR if len(states) == len(PAIR) else [kind for kind in PAIR for _ in states]
+    return [f"{folder / path.stem} {kind} {one}" for kind, one in zip(kinds, states * 2, strict=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,12 @@ from pathlib import Path
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.arrived import Arrived, FileState
 from cmdiad_runtime.printable import cause_of, printable
+from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.lock import lock_folder
+
+_RECORD = ".cmdiad.move.json"
+"""Name of the record of an unfinished move of several files: a file that a kill left behind would be inspected with the
+partner of another part."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class DoneFolders:
     def move(self, arrived: Arrived, verdict: str) -> str:
         """Move the files of a sample, and return the problem as text, or "".
 
-        A file that is no longer the inspected one stays where it is: no file gets into `OK` without a look.
+        A file that is no longer the inspected one stays where it is: no file gets into `OK` without a look. The others
+        are moved, because they would complete another part.
 
         Args:
             arrived: Inspected sample.
@@ -38,18 +45,60 @@ class DoneFolders:
         if outside:
             return f"{printable(outside[0])} is not in {printable(self.watched)}"
         places = [self.folder / verdict / file.path.relative_to(self.watched) for file in arrived.files]
+        problem = ""
         try:
             for path in places:
                 path.parent.mkdir(parents=True, exist_ok=True)
             targets = _free_names(places)
+            if len(targets) > 1:
+                self.finish_move()
+                self._record(arrived, targets)
             for file, target in zip(arrived.files, targets, strict=True):
                 if not _move(file, target):
                     is_link = file.path.is_symlink()  # A relative link leads nowhere from another folder.
                     why = "is a relative link" if is_link else "has been replaced since the inspection"
-                    return f"{printable(file.path)} {why}"
+                    problem = problem or f"{printable(file.path)} {why}"
+            (self.folder / _RECORD).unlink(missing_ok=True)
         except OSError as error:
             return cause_of(error)
-        return ""
+        except OutputError as error:
+            return str(error)
+        return problem
+
+    def finish_move(self) -> None:
+        """Move the files that a kill or a failure left in the watched folder, if they are still those of the record.
+
+        Raises:
+            OutputError: The record cannot be read, or a file cannot be moved.
+        """
+        record = self.folder / _RECORD
+        try:
+            if not record.exists():
+                return
+            for name, size, mtime_ns, place in json.loads(record.read_bytes()):
+                file, target = FileState(self.watched / name, size, mtime_ns), self.folder / place
+                hidden = _hidden(target)
+                if hidden.exists():
+                    _show(hidden, file, target)
+                else:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    _move(file, _free_names([target])[0])
+            record.unlink()
+        except (OSError, ValueError, TypeError) as error:
+            raise OutputError(
+                record,
+                found=f"an unfinished move of the files of one part ({cause_of(error)})",
+                expected="files that can be moved",
+                action="move the files that the record names by hand, then remove the record",
+            ) from error
+
+    def _record(self, arrived: Arrived, targets: list[Path]) -> None:
+        """Write durably which files are going to be moved where."""
+        entries = [
+            (str(file.path.relative_to(self.watched)), file.size, file.mtime_ns, str(target.relative_to(self.folder)))
+            for file, target in zip(arrived.files, targets, strict=True)
+        ]
+        write_json(self.folder / _RECORD, entries)
 
 
 @contextmanager
@@ -62,7 +111,7 @@ def open_done_folders(watched: Path, folder: Path) -> Iterator[DoneFolders]:
 
     Raises:
         OutputError: The folder cannot be written to, is the watched one, lies on another file system (a move would
-            not be atomic), or another process uses it.
+            not be atomic), another process uses it, or a move that was interrupted cannot be finished.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +130,9 @@ def open_done_folders(watched: Path, folder: Path) -> Iterator[DoneFolders]:
             action=f"choose another --move-to, for example {printable(watched / 'inspected')}",
         )
     with lock_folder(folder):
-        yield DoneFolders(watched, folder)
+        done = DoneFolders(watched, folder)
+        done.finish_move()
+        yield done
 
 
 def _free_names(targets: list[Path]) -> list[Path]:
@@ -100,8 +151,17 @@ def _move(file: FileState, target: Path) -> bool:
     """
     if FileState.of(file.path) != file:
         return False
-    hidden = target.with_name(f".{target.name}.part")
+    hidden = _hidden(target)
     file.path.rename(hidden)
+    return _show(hidden, file, target)
+
+
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
+
+
+def _show(hidden: Path, file: FileState, target: Path) -> bool:
+    """Give a file under a hidden name its own name, or put another one back and return False."""
     moved = FileState.of(hidden)
     if (moved.size, moved.mtime_ns) == (file.size, file.mtime_ns):
         hidden.rename(target)

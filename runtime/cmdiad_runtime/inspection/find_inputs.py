@@ -113,12 +113,21 @@ def find_inputs(paths: Sequence[Path], modality: Sensors, image_modality: str = 
     """
     search = _Search("xyz" if modality == "xyz" else "rgb", image_modality)
     folders = [path for path in paths if is_folder(path)]
-    search.seen.update(filter(None, (_identity(path) for path in paths if path not in folders)))
+    search.seen.update(filter(None, (identity_of(path) for path in paths if path not in folders)))
     inputs: list[Path] = []
     for path in paths:
         inputs.extend(search.files_in(path) if path in folders else [path])
     inputs = inputs or folders  # Folders that contain nothing but links to each other: a run without samples is no OK.
     return InputFiles(tuple(inputs), dict(search.skipped), dict(search.endings))
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """Return device and number of the file behind a path; None if there is no such file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if status.st_ino else (hash(path.resolve()), 0)
 
 
 def is_folder(path: Path) -> bool:
@@ -206,7 +215,7 @@ class _Search:
 
     def _is_new(self, path: Path) -> bool:
         """Return False, and count, if a file or folder was reached by another path before."""
-        identity = _identity(path)
+        identity = identity_of(path)
         if identity in self.seen:
             self.skipped["link"] += 1
             return False
@@ -256,13 +265,4 @@ def _is_overlays(folder: Path) -> bool:
 
 
 def _exists(path: Path) -> bool:
-    return _identity(path) is not None or path.is_symlink()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return device and number of the file behind a path; None if there is no such file."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return None
-    return (status.st_dev, status.st_ino) if status.st_ino else (hash(path.resolve()), 0)
+    return identity_of(path) is not None or path.is_symlink()

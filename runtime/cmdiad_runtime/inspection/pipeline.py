@@ -173,7 +173,8 @@ def _read(assigned: Assigned, bundle: Bundle, read_files: ReadFiles) -> Sample:
         return read_sample(source, bundle.preprocessing, read_files=read_files)
     if source.refusal is not None:
         raise source.refusal
-    sample = read_sample(source.path, bundle.preprocessing, read_files=read_files)
+    cloud = source.files[1].path if len(source.files) > 1 else None
+    sample = read_sample(source.path, bundle.preprocessing, cloud=cloud, read_files=read_files)
     source.check_unchanged()
     return sample
 

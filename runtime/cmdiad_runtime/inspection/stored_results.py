@@ -99,7 +99,8 @@ class InspectedFiles(NamedTuple):
     """Inspected files of a watched folder.
 
     Attributes:
-        finished: Keys of the samples that need not be inspected again; see `result_key`.
+        finished: Keys of the samples that need not be inspected again; see `result_key`. Also the keys of each of their
+            files if there are several, or one is missing; see `file_keys`.
         earlier: Keys of inspected samples of several files, and of each file of samples of several files (`file_keys`),
             complete or not, whatever bundle has inspected them: such a file completes no other sample.
     """
@@ -127,13 +128,14 @@ def inspected_files(folder: Path, decided_by: Mapping[str, Any]) -> InspectedFil
         stated = line.get("input_hex")
         name = os.fsdecode(bytes.fromhex(stated)) if stated else str(line.get("input"))
         key, missing = result_key(name, state), line.get("reason") == "missing-modality"
+        keys = file_keys(name, state) if "+" in state or missing else []
         if all(line.get(field) == value for field, value in decided_by.items()):
-            files.finished.add(key)
+            for one in (key, *keys):
+                files.finished.add(one)
         if "+" in state and not missing:
             files.earlier.add(key)
-        if "+" in state or missing:
-            for one in file_keys(name, state):
-                files.earlier.add(one)
+        for one in keys:
+            files.earlier.add(one)
     return files
 
 

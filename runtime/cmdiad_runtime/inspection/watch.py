@@ -21,8 +21,9 @@ from threading import Event
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.arrived import PAIR, Arrived, FileState
 from cmdiad_runtime.inspection.digest_set import DigestSet
+from cmdiad_runtime.inspection.inputs import several_files
 from cmdiad_runtime.inspection.stored_results import InspectedFiles
-from cmdiad_runtime.inspection.watched_folder import FolderAwayError, ListedSample, list_samples
+from cmdiad_runtime.inspection.watched_folder import FolderAwayError, KnownFiles, ListedSample, list_samples
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.reasons import Reason
@@ -126,7 +127,7 @@ class FolderWatch:
                 self._folder,
                 self._modalities,
                 self._excluded,
-                self._is_finished,
+                KnownFiles(self._is_finished, self._is_earlier),
                 self._say_once,
                 self._options.image_modality,
             )
@@ -176,11 +177,17 @@ class FolderWatch:
     def _is_finished(self, key: str) -> bool:
         return key in (self._in_work if self._options.moves else self._seen)
 
+    def _is_earlier(self, key: str) -> bool:
+        return key in self._earlier or key in self._in_work
+
     def _remember(self, arrived: Arrived) -> None:
-        (self._in_work if self._options.moves else self._seen).add(arrived.key)
+        finished = self._in_work if self._options.moves else self._seen
+        finished.add(arrived.key)
         if len(self._modalities) > 1:
             for key in arrived.file_keys:
-                (self._in_work if self._options.moves else self._earlier).add(key)
+                finished.add(key)
+                if not self._options.moves:
+                    self._earlier.add(key)
 
     def _earlier_file(self, sample: ListedSample) -> str:
         """Return the file of a new pair that was in an earlier sample, "image" or "cloud", or ""."""
@@ -190,15 +197,17 @@ class FolderWatch:
         if arrived.key in self._earlier:  # The same pair, which another bundle has inspected, or which was moved back.
             return ""
         files = zip(PAIR, arrived.file_keys, strict=True)
-        return next((name for name, key in files if key in self._earlier or key in self._in_work), "")
+        return next((name for name, key in files if self._is_earlier(key)), "")
 
     def _arrived(self, pending: _Pending, now: float) -> Arrived | None:
         """Return the sample if it is complete, or with a refusal if it is late; else None."""
         sample = pending.sample
         settled = now - pending.since >= self._options.settle_s
         problem = _problem(sample, self._earlier_file(sample), settled=settled)
+        files = sample.files + sample.others
         if problem is None:
-            return Arrived(sample.path, sample.files)
+            several = several_files(sample.path, [file.path for file in files[1:]]) if sample.others else None
+            return Arrived(sample.path, files, several)
         if now - pending.first < self._options.limit_s:
             return None
         reason, text = problem
@@ -209,7 +218,7 @@ class FolderWatch:
             action="check the program that writes the files, or raise --arrival-timeout",
             reason=reason,
         )
-        return Arrived(sample.path, sample.files, refusal)
+        return Arrived(sample.path, files, refusal)
 
     def _report_away(self, error: FolderAwayError) -> None:
         """Report once that the folder cannot be listed. Files count as new when the folder is back."""

@@ -7,16 +7,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmdiad_runtime.inspection.arrived import Arrived, FileState, file_state, result_key
+from cmdiad_runtime.inspection.arrived import PAIR, Arrived, FileState, file_keys, file_state, result_key
 from cmdiad_runtime.inspection.find_inputs import SKIPPED_TEXTS, skipped_file, skipped_folder
-from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
+from cmdiad_runtime.inspection.inputs import files_of_part, image_candidates
 from cmdiad_runtime.modalities import folders_of, foreign_folder
 from cmdiad_runtime.names import MODALITIES, Modality
 from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.readers.folders import MIXED_SUFFIXES, MODALITY_SUFFIXES, folder_of, loose_files
 
-IsFinished = Callable[[str], bool]
-"""Function that returns True for the `Arrived.key` of a sample that needs no further look."""
+IsKnown = Callable[[str], bool]
+"""Function that returns True for the key of a known sample or file."""
 SayOnce = Callable[[str, str], None]
 """Receiver of a subject and a message; of several messages with the same subject, only the first is shown."""
 _TEMPORARY = (".tmp", ".part", ".partial", "~")
@@ -33,6 +33,7 @@ class ListedSample:
     Attributes:
         path: File that names the sample: the image if there is one, else the cloud.
         files: States of the files of the sample, that of `path` first.
+        others: States of further images and clouds of the same name that are new.
         missing: File that the sample lacks, "image" or "cloud"; "" if there are all.
         foreign: True for a TIFF file that is not of the detector's modality according to the content so far.
     """
@@ -41,13 +42,27 @@ class ListedSample:
     files: tuple[FileState, ...]
     missing: str = ""
     foreign: bool = False
+    others: tuple[FileState, ...] = ()
+
+
+@dataclass(frozen=True)
+class KnownFiles:
+    """Functions that know samples and files from before.
+
+    Attributes:
+        is_finished: Returns True for the `Arrived.key` of a sample, or one of the `file_keys`, that needs no look.
+        is_earlier: Returns True for one of the `file_keys` of a file that was in an earlier sample.
+    """
+
+    is_finished: IsKnown
+    is_earlier: IsKnown
 
 
 def list_samples(
     folder: Path,
     modalities: Sequence[Modality],
     excluded: Collection[Path],
-    is_finished: IsFinished,
+    known: KnownFiles,
     say: SayOnce,
     image_modality: str = "rgb",
 ) -> Iterator[ListedSample]:
@@ -58,19 +73,19 @@ def list_samples(
         modalities: Modalities that a sample must have. An image and a cloud belong together if their names are equal
             except for the suffix, next to each other or in the folders `rgb` and `xyz` or `depth`.
         excluded: Folders to leave out, resolved.
-        is_finished: Function that knows the finished samples.
+        known: Functions that know finished samples and their files.
         say: Receiver of messages about what is left out.
         image_modality: Name of the image, which names the folders of images.
 
     Raises:
         FolderAwayError: The folder cannot be listed.
     """
-    alone: IsFinished = is_finished
+    alone = known.is_finished
     if len(modalities) > 1:  # The other file of a refused one may follow.
         alone = _never
     for path in _files(folder, excluded, alone, say):
-        sample = _sample(path, modalities, image_modality)
-        if sample is not None and not is_finished(Arrived(sample.path, sample.files).key):
+        sample = _sample(path, modalities, known.is_earlier, image_modality)
+        if sample is not None and not _has_line(sample, known.is_finished):
             yield sample
 
 
@@ -78,7 +93,15 @@ def _never(_key: str) -> bool:
     return False
 
 
-def _sample(path: Path, modalities: Sequence[Modality], image_modality: str) -> ListedSample | None:
+def _has_line(sample: ListedSample, is_finished: IsKnown) -> bool:
+    """Return True if a sample, or each file of a pair in one sample or another, has a line of results."""
+    arrived = Arrived(sample.path, sample.files)
+    return is_finished(arrived.key) or (len(sample.files) > 1 and all(map(is_finished, arrived.file_keys)))
+
+
+def _sample(
+    path: Path, modalities: Sequence[Modality], is_earlier: IsKnown, image_modality: str
+) -> ListedSample | None:
     """Return the sample that a file names, or None for a file without a part, or one that belongs to an image."""
     kinds = _modalities_of(path, image_modality)
     modality = next((modality for modality in modalities if modality in kinds), None)
@@ -88,10 +111,34 @@ def _sample(path: Path, modalities: Sequence[Modality], image_modality: str) -> 
     if len(modalities) == 1:
         return ListedSample(path, (own,))
     if modality == "xyz":
-        has_image = any(os.path.lexists(candidate) for candidate in image_candidates(path))
+        images = (one for one in image_candidates(path) if os.path.lexists(one))
+        has_image = any(modalities[0] in _modalities_of(one, image_modality) for one in images)
         return None if has_image else ListedSample(path, (own,), "image")
-    cloud = next((candidate for candidate in cloud_candidates(path) if candidate.is_file()), None)
-    return ListedSample(path, (own,), "cloud") if cloud is None else ListedSample(path, (own, FileState.of(cloud)))
+    return _pair(own, modalities, is_earlier, image_modality)
+
+
+def _pair(
+    own: FileState, modalities: Sequence[Modality], is_earlier: IsKnown, image_modality: str
+) -> ListedSample | None:
+    """Return the sample of an image, or None if another new image of the same name names the sample.
+
+    A file of an earlier sample is used only if no other one is there.
+    """
+    files = [FileState.of(file) for file in files_of_part(own.path)]
+    images = [file for file in files if file.path == own.path or modalities[0] in _modalities_of(file.path)]
+    clouds = [file for file in files if file not in images]
+    if not clouds:
+        return ListedSample(own.path, (own,), "cloud")
+    image, *other_images = [file for file in images if not is_earlier(_file_key(file, "image"))] or [own]
+    if image.path != own.path:
+        return None
+    cloud, *other_clouds = [file for file in clouds if not is_earlier(_file_key(file, "cloud"))] or clouds[:1]
+    return ListedSample(own.path, (own, cloud), others=(*other_images, *other_clouds))
+
+
+def _file_key(file: FileState, kind: str) -> str:
+    """Return the text by which an image or a cloud is recognised in another sample."""
+    return file_keys(str(file.path), file_state(file.size, file.mtime_ns))[PAIR.index(kind)]
 
 
 def _modalities_of(path: Path, image_modality: str = "rgb") -> tuple[Modality, ...]:
@@ -109,8 +156,7 @@ def _modalities_of(path: Path, image_modality: str = "rgb") -> tuple[Modality, .
     kinds = tuple(modality for modality, suffixes in MIXED_SUFFIXES.items() if suffix in suffixes)
     if not _may_be_either(path):
         return kinds
-    others = {*image_candidates(path), *cloud_candidates(path)} - {path}
-    together = [path, *(other for other in others if other.is_file())]
+    together = [path, *(file for file in files_of_part(path) if file != path)]
     return tuple(modality for modality in kinds if path in loose_files(together, modality))
 
 
@@ -118,7 +164,7 @@ def _may_be_either(path: Path) -> bool:
     return all(path.suffix.lower() in suffixes for suffixes in MIXED_SUFFIXES.values())
 
 
-def _files(folder: Path, excluded: Collection[Path], is_finished: IsFinished, say: SayOnce) -> Iterator[Path]:
+def _files(folder: Path, excluded: Collection[Path], is_finished: IsKnown, say: SayOnce) -> Iterator[Path]:
     """Yield the files that are no masks, thumbnails and so on. Links to folders are not followed.
 
     Finished samples of one file are left out first, because a folder may hold a million of them.
@@ -147,7 +193,7 @@ def _files(folder: Path, excluded: Collection[Path], is_finished: IsFinished, sa
             say(str(current), f"warning: {printable(current)} cannot be listed ({cause_of(error)}); retried")
 
 
-def _is_known(entry: os.DirEntry[str], parent: str, is_finished: IsFinished) -> bool:
+def _is_known(entry: os.DirEntry[str], parent: str, is_finished: IsKnown) -> bool:
     """Return True if a file alone is a finished sample."""
     try:
         status = entry.stat()

@@ -212,6 +212,25 @@ def test_kill_between_image_and_cloud_leaves_no_file_for_the_next_part(folder, w
     assert all((folder / "taken" / name).is_file() for name in (moved, left))
 
 
+def test_kill_after_the_image_of_two_clouds_leaves_neither_for_the_next_part(folder, watched):
+    (folder / "taken" / WAITING / "new-1").mkdir(parents=True)
+    (folder / "taken" / WAITING / "new-1" / "7.png").write_bytes(png())
+    for name in ("7.tiff", "7.npz"):
+        (folder / name).write_bytes(tiff())
+    watched(delivers="both")
+    assert not list(folder.glob("7.*"))
+
+
+def test_second_cloud_of_one_name_is_refused_and_taken(folder, watched):
+    made = watched(delivers="both")
+    for name, content in (("7.png", png()), ("7.npz", b"cloud"), ("7.tiff", tiff())):
+        (folder / name).write_bytes(content)
+    with pytest.raises(source.FrameRefusedError, match="not known which image and which cloud") as caught:
+        next_frame(made)
+    assert (caught.value.reason, caught.value.part_id) == ("unsupported", "7.png")
+    assert not list(folder.glob("7.*"))
+
+
 def test_kill_after_a_refused_file_leaves_its_late_partner_alone(folder, watched):
     """A claim with an id was whole: the file in the folder belongs to the next part."""
     (folder / "taken" / WAITING / "7").mkdir(parents=True)

@@ -206,6 +206,55 @@ def test_cloud_is_found_in_any_format(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(sample.xyz, read_xyz(cloud))
 
 
+@pytest.mark.parametrize("settings", [Preprocessing("both"), Preprocessing("rgb", rgb_mask="cloud")])
+@pytest.mark.parametrize(
+    ("image", "others"),
+    [
+        ("rgb/1.png", ["xyz/1.tiff", "xyz/1.ply"]),
+        ("rgb/1.png", ["xyz/1.ply", "xyz/1.PLY"]),
+        ("rgb/1.png", ["depth/1.png", "depth/1.tiff"]),
+        ("rgb/1.jpg", ["rgb/1.png", "xyz/1.tiff"]),
+        ("1.png", ["1.npz", "1.ply"]),
+        ("1.png", ["1.bmp", "1.ply"]),
+        ("1.png", ["1.tiff", "1.ply"]),
+    ],
+)
+@pytest.mark.failure_mode("Two images or two clouds of one name in a folder, for a detector that reads both")
+def test_second_image_or_cloud_of_the_same_name_is_refused(
+    tmp_path: Path, settings: Preprocessing, image: str, others: list[str]
+) -> None:
+    touch(tmp_path, image, *others)
+    with pytest.raises(InputError, match="not known which image and which cloud belong together") as caught:
+        read_sample(tmp_path / image, settings)
+    assert caught.value.reason == "unsupported"
+    assert all(str(tmp_path / name) in str(caught.value) for name in (image, *others))
+    assert "Remove the file of another part, or rename it" in str(caught.value)
+
+
+def test_cloud_and_depth_image_of_the_same_part_are_no_two_clouds(data: Path, tmp_path: Path) -> None:
+    """The folders xyz and depth of a data set have the same parts."""
+    touch(tmp_path, "rgb/1.png", "xyz/1.tiff", "depth/1.png", "xyz/1.json")
+    for modality, name in (("rgb", "rgb/1.png"), ("xyz", "xyz/1.tiff")):
+        (tmp_path / name).write_bytes(sample_files(data, "test", "good", modality)[0].read_bytes())
+    assert read_sample(tmp_path / "rgb" / "1.png", Preprocessing("both")).xyz is not None
+
+
+def test_two_names_of_one_file_are_no_two_files(data: Path, tmp_path: Path) -> None:
+    """A file system that ignores upper and lower case has each file under several names."""
+    for modality, name in (("rgb", "1.png"), ("xyz", "1.tiff")):
+        (tmp_path / name).write_bytes(sample_files(data, "test", "good", modality)[0].read_bytes())
+        (tmp_path / name.upper()).hardlink_to(tmp_path / name)
+    assert read_sample(tmp_path / "1.png", Preprocessing("both")).xyz is not None
+
+
+def test_absent_image_is_reported_before_other_files_of_its_name(data: Path, tmp_path: Path) -> None:
+    touch(tmp_path, "1.bmp", "1.jpg")
+    (tmp_path / "1.tiff").write_bytes(sample_files(data, "test", "good", "xyz")[0].read_bytes())
+    with pytest.raises(InputError) as caught:
+        read_sample(tmp_path / "1.png", Preprocessing("both"))
+    assert caught.value.reason == "missing-file"
+
+
 def test_image_beside_its_cloud_is_not_its_own_depth(tmp_path: Path) -> None:
     Image.fromarray(depth_of()).save(tmp_path / "7.png")
     with pytest.raises(InputError, match="no cloud"):

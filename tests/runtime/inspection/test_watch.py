@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -356,6 +359,94 @@ def test_a_file_whose_partner_was_lost_completes_no_other_part(
     assert sample.refusal is None
 
 
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("rgb/1.png", "xyz/1.tiff", "xyz/1.ply"),
+        ("rgb/1.png", "rgb/1.jpg", "xyz/1.ply"),
+        ("1.png", "1.npz", "1.ply"),
+        ("1.png", "1.jpg", "1.ply"),
+        ("1.png", "1.jpg", "1.npz", "1.ply"),
+    ],
+)
+@pytest.mark.failure_mode("Two images or two clouds of one name in a watched folder")
+def test_a_second_image_or_cloud_of_one_name_is_refused_and_completes_no_other_part(
+    tmp_path: Path, names: tuple[str, ...], restart: bool, moves: bool
+) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=moves)
+    files = [watched.write(name, mtime=100 + number) for number, name in enumerate(names)]
+    watched.search()
+    (sample,) = watched.search(after=2)
+    assert sample.refusal is not None
+    assert sample.refusal.reason == "unsupported"
+    assert all(str(file) in str(sample.refusal) for file in files)
+    assert "remove the file of another part, or rename it" in str(sample.refusal).lower()
+    assert sorted(file.path for file in sample.files) == sorted(files)
+    if moves:
+        with open_done_folders(watched.folder, tmp_path / "done") as done:
+            assert done.move(sample, "NG") == ""
+        watched.watch.release(sample)
+        assert not [path for path in watched.folder.rglob("*") if path.is_file()]
+    elif restart:
+        line = {"input": sample.name, "file_state": sample.state, "verdict": "NG", "reason": "unsupported"}
+        (tmp_path / "results.jsonl").write_text(f"{json.dumps(line)}\n")
+        watched = Watched(tmp_path / "line", ("rgb", "xyz"), inspected=inspected_files(tmp_path, {}))
+    watched.search()
+    assert watched.search(after=100) == [], "one line for all files"
+    watched.write(names[0], mtime=200)
+    watched.search()
+    assert watched.search(after=10) == [], "the next image waits for its own cloud"
+    watched.write(names[-1], mtime=201)
+    watched.search()
+    assert watched.names(after=2) == [names[0]]
+
+
+def test_a_second_cloud_that_is_still_written_is_awaited(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"))
+    for name in ("1.png", "1.npz", "1.ply"):
+        watched.write(name)
+    watched.search()
+    watched.write("1.ply", b"picture and more")
+    assert watched.search(after=2) == []
+    (sample,) = watched.search(after=2)
+    assert len(sample.files) == 3
+    assert watched.search(after=100) == []
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_cloud_that_comes_after_its_part_was_inspected_belongs_to_the_next(tmp_path: Path, moves: bool) -> None:
+    """The sensor writes another format from the second part on. The files of the first one stay, or are in work."""
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=moves)
+    watched.write("1.png", mtime=100)
+    watched.write("1.npz", mtime=100)
+    watched.search()
+    assert watched.names(after=2) == ["1.png"]
+    cloud = watched.write("1.ply", mtime=200)
+    watched.search()
+    assert watched.search(after=10) == []
+    watched.write("1.png", mtime=201)
+    watched.search()
+    (sample,) = watched.search(after=2)
+    assert sample.refusal is None
+    assert sample.files[1].path == cloud
+    assert watched.search(after=100) == []
+
+
+def test_a_cloud_that_comes_after_its_part_and_has_no_image_is_refused(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"))
+    watched.write("1.png", mtime=100)
+    watched.write("1.npz", mtime=100)
+    watched.search()
+    assert watched.names(after=2) == ["1.png"]
+    watched.write("1.ply", mtime=200)
+    watched.search()
+    (late,) = watched.search(after=60)
+    assert late.refusal is not None
+    assert late.refusal.reason == "missing-modality"
+
+
 def test_a_lone_file_that_was_moved_may_return(tmp_path: Path) -> None:
     watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=True)
     image = watched.write("1.png", mtime=100)
@@ -578,6 +669,111 @@ def test_a_file_that_is_replaced_at_the_moment_of_the_move_is_put_back(
         assert "replaced" in done.move(sample, "OK")
     assert sample.path.read_bytes() == b"another"
     assert [path.name for path in (tmp_path / "done" / "OK").iterdir()] == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cmdiad_runtime.inspection.arrived import Arrived, FileState
+from cmdiad_runtime.inspection.done_folders import open_done_folders
+
+line, done, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+calls = {"left": number}
+
+def killing(real):
+    def rename(path, target):
+        calls["left"] -= 1
+        if not calls["left"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path, target)
+    return rename
+
+files = tuple(map(FileState.of, (line / "rgb/1.png", line / "xyz/1.ply")))
+with open_done_folders(line, done) as folders:
+    Path.rename = killing(Path.rename)
+    folders.move(Arrived(files[0].path, files), "OK")
+"""
+"""Program that moves a pair and is killed at the n-th renaming."""
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.failure_mode("`--move-to` that is killed between the image and the cloud of a part")
+def test_a_move_that_was_killed_is_finished_by_the_next_start(tmp_path: Path, number: int) -> None:
+    watched, done = Watched(tmp_path / "line", ("rgb", "xyz"), moves=True), tmp_path / "done"
+    image, cloud = watched.write("rgb/1.png", mtime=100), watched.write("xyz/1.ply", mtime=100)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, watched.folder, done, str(number)], check=False, env=os.environ
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert cloud.exists() == (number < 4)
+    if not image.exists():
+        watched.write("rgb/1.png", b"of the next part", mtime=200)
+    with open_done_folders(watched.folder, done):
+        pass
+    watched.search()
+    assert watched.search(after=10) == [], "the next image waits for its own cloud"
+    assert not cloud.exists()
+    assert image.exists() == (number > 1)
+    assert sorted(path.relative_to(done).as_posix() for path in done.rglob("*1*")) == ["OK/rgb/1.png", "OK/xyz/1.ply"]
+    assert sorted(path.name for path in done.iterdir() if path.suffix == ".json") == []
+
+
+def test_a_file_of_the_next_part_is_not_moved_for_the_part_before(tmp_path: Path) -> None:
+    watched, done = Watched(tmp_path / "line", ("rgb", "xyz"), moves=True), tmp_path / "done"
+    watched.write("rgb/1.png", mtime=100)
+    cloud = watched.write("xyz/1.ply", mtime=100)
+    subprocess.run([sys.executable, "-c", KILLED, watched.folder, done, "3"], check=False, env=os.environ)
+    watched.write("xyz/1.ply", b"of the next part", mtime=200)
+    with open_done_folders(watched.folder, done):
+        assert cloud.read_bytes() == b"of the next part"
+
+
+def test_a_move_that_cannot_be_finished_is_reported_before_the_start(tmp_path: Path) -> None:
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / ".cmdiad.move.json").write_text("[1]")
+    with (
+        pytest.raises(OutputError, match="an unfinished move of the files of one part .* by hand, then remove"),
+        open_done_folders(tmp_path, tmp_path / "done"),
+    ):
+        pass
+
+
+def test_a_cloud_that_cannot_be_moved_is_moved_before_the_next_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=True)
+    samples = []
+    for part in ("1", "2"):
+        watched.write(f"{part}.png")
+        watched.write(f"{part}.ply")
+    watched.search()
+    samples = watched.search(after=2)
+    rename = Path.rename
+
+    def refuse_clouds(path: Path, target: Path) -> Path:
+        if path.suffix == ".ply":
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    with open_done_folders(watched.folder, tmp_path / "done") as done:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", refuse_clouds)
+            assert done.move(samples[0], "OK") == "permission denied"
+            assert "an unfinished move" in done.move(samples[1], "OK")
+        assert done.move(samples[1], "OK") == ""
+    assert not list(watched.folder.iterdir())
+
+
+def test_the_partner_of_a_file_that_was_replaced_is_moved(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=True)
+    image, cloud = watched.write("1.png", mtime=100), watched.write("1.ply", mtime=100)
+    watched.search()
+    (sample,) = watched.search(after=2)
+    watched.write("1.png", b"of the next part", mtime=200)
+    with open_done_folders(watched.folder, tmp_path / "done") as done:
+        assert done.move(sample, "OK") == f"{image} has been replaced since the inspection"
+    assert image.exists()
+    assert not cloud.exists()
 
 
 def test_folder_for_inspected_files_must_be_another_one(tmp_path: Path) -> None:

@@ -80,9 +80,9 @@ class Claims:
         self._claims = [Claim(folder, lost_s) for folder in sorted(self._folder.iterdir()) if folder.is_dir()]
 
     def take_partners(self, watched: Path) -> None:
-        """Move the other file of a part out of the watched folder, if a kill between image and cloud left it there.
+        """Move the other files of a part out of the watched folder, if a kill between image and cloud left them there.
 
-        It would complete the next part of the same name.
+        One would complete the next part of the same name.
 
         Args:
             watched: The watched folder, which is not watched yet.
@@ -96,9 +96,9 @@ class Claims:
                 continue
             path = watched / files[0].relative_to(claim.folder)
             partners = image_candidates(path) if modality_of(files[0]) == "xyz" else cloud_candidates(path)
-            partner = next((partner for partner in partners if partner.is_file()), None)
-            if partner is not None:
-                _move(partner, claim.folder / partner.relative_to(watched))
+            for partner in partners:
+                if partner.is_file():
+                    _move(partner, claim.folder / partner.relative_to(watched))
 
     def add(self, watched: Path, files: Iterable[FileState]) -> Claim:
         """Move the files of a part out of the watched folder: all of them, or none if one cannot be moved.

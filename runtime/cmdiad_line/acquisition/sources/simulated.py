@@ -21,7 +21,7 @@ import numpy.typing as npt
 from cmdiad_line.acquisition.source import Frame, FrameTimeoutError, Order, SourceError, SourceGoneError, arrays_of
 from cmdiad_line.station_file.source import FAULTS, SimulatedSource, modalities_of
 from cmdiad_runtime.errors import InputError
-from cmdiad_runtime.inspection.inputs import cloud_candidates, list_inputs
+from cmdiad_runtime.inspection.inputs import find_cloud, list_inputs
 from cmdiad_runtime.readers import image_colour
 from cmdiad_runtime.readers.reading import read_files
 
@@ -222,5 +222,5 @@ class _Folder:
         image = None if delivers == "xyz" else path
         cloud = path if delivers == "xyz" else None
         if delivers == "both":
-            cloud = next((file for file in cloud_candidates(path) if file.is_file()), None)
+            cloud = find_cloud(path)
         return arrays_of(read_files(str(path), image, cloud, colour="rgb" if image is None else image_colour(image)))
