@@ -326,6 +326,7 @@ def test_a_new_image_with_another_suffix_waits_for_its_own_cloud(
     arrived = watched.search(after=2)
     assert [sample.path.relative_to(watched.folder).as_posix() for sample in arrived] == [second[0]]
     assert arrived[0].refusal is None
+    assert watched.search(after=100) == [], "the files of the first part, which stay, have a line"
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -420,10 +421,10 @@ def test_a_cloud_that_comes_after_its_part_was_inspected_belongs_to_the_next(tmp
     """The sensor writes another format from the second part on. The files of the first one stay, or are in work."""
     watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=moves)
     watched.write("1.png", mtime=100)
-    watched.write("1.npz", mtime=100)
+    watched.write("1.ply", mtime=100)
     watched.search()
     assert watched.names(after=2) == ["1.png"]
-    cloud = watched.write("1.ply", mtime=200)
+    cloud = watched.write("1.npz", mtime=200)
     watched.search()
     assert watched.search(after=10) == []
     watched.write("1.png", mtime=201)
@@ -437,10 +438,10 @@ def test_a_cloud_that_comes_after_its_part_was_inspected_belongs_to_the_next(tmp
 def test_a_cloud_that_comes_after_its_part_and_has_no_image_is_refused(tmp_path: Path) -> None:
     watched = Watched(tmp_path / "line", ("rgb", "xyz"))
     watched.write("1.png", mtime=100)
-    watched.write("1.npz", mtime=100)
+    watched.write("1.ply", mtime=100)
     watched.search()
     assert watched.names(after=2) == ["1.png"]
-    watched.write("1.ply", mtime=200)
+    watched.write("1.npz", mtime=200)
     watched.search()
     (late,) = watched.search(after=60)
     assert late.refusal is not None
