@@ -15,6 +15,7 @@ import pytest
 from cmdiad_runtime import EngineError, Inspector, Sample
 from cmdiad_runtime.envelope.names import LEARNT_CHECKS
 from cmdiad_runtime.inspection import pipeline as module
+from cmdiad_runtime.inspection.arrived import Arrived, FileState
 from cmdiad_runtime.inspection.inputs import list_inputs, read_sample
 from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.open_options import OpenOptions
@@ -217,3 +218,21 @@ def test_nothing_ahead_is_refused(exported: Cached) -> None:
     inspector, _ = recording(exported)
     with pytest.raises(ValueError, match="at least one sample must be prepared ahead, got 0"):
         inspect_stream(inspector, numbered(1), ahead=0)
+
+
+def test_sample_of_a_watched_folder_is_read_from_the_files_that_arrived(
+    data: Path, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The cloud of an earlier part stays under the same name; for a named image it is a second cloud."""
+    image, cloud = tmp_path / "1.png", tmp_path / "1.tif"
+    for path, modality in ((image, "rgb"), (cloud, "xyz")):
+        path.write_bytes(sample_files(data, "test", "good", modality)[0].read_bytes())
+    (tmp_path / "1.tiff").write_bytes(b"of the part before")
+    arrived = Arrived(image, (FileState.of(image), FileState.of(cloud)))
+    with (
+        Inspector.open(exported("both")) as inspector,
+        closing(inspect_stream(inspector, [arrived, image])) as stream,
+    ):
+        of_arrival, of_name = (inspected.inspection for inspected in stream)
+    assert of_arrival.inspected, of_arrival.message
+    assert (of_name.verdict, of_name.reason) == ("NG", "unsupported")
