@@ -743,7 +743,6 @@ def test_a_cloud_that_cannot_be_moved_is_moved_before_the_next_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=True)
-    samples = []
     for part in ("1", "2"):
         watched.write(f"{part}.png")
         watched.write(f"{part}.ply")
