@@ -23,7 +23,7 @@ VARIANTS = [
     ("xyz", "f2f", "fp32", {}),
     long("xyz", "f2i", "fp32", {}),
     ("both", "none", "fp32", {"view": "each"}),
-    ("both", "none", "fp16", {"view": "each"}),
+    long("both", "none", "fp16", {"view": "each"}),  # test_stronger_hallucination.py has lists of cells in fp16.
 ]
 
 

@@ -297,15 +297,18 @@ def test_a_list_without_a_cell_of_the_part_fails(exported: Any, modality: str, v
     engine.close()
 
 
-def test_detector_has_the_banks_and_maps_of_its_recipe(trained: Any) -> None:
-    shapes = {}
-    for modality, view, variant in CASES:
-        detector = load_run(
-            trained(modality, "f2f", xyz=NORMALS, view=view, verdict="map", **VARIANTS[variant])
-        ).detector
-        shapes[variant] = len(detector.searches), len(detector.score_weights)
-        assert all(float(weight) > 0 for weight in detector.map_weights)
-    assert shapes == {"context": (2, 2), "enhanced": (1, 1), "cycle": (2, 3), "uncertainty": (2, 2), "all": (1, 2)}
+@pytest.mark.parametrize(
+    ("case", "banks", "maps"),
+    some(zip(CASES, (2, 1, 2, 2, 1), (2, 1, 3, 2, 2), strict=True), [(CASES[3], 2, 2), (CASES[4], 1, 2)]),
+)
+def test_detector_has_the_banks_and_maps_of_its_recipe(
+    trained: Any, case: tuple[str, str, str], banks: int, maps: int
+) -> None:
+    modality, view, variant = case
+    changes = {"xyz": NORMALS, "view": view, "verdict": "map", **VARIANTS[variant]}
+    detector = load_run(trained(modality, "f2f", **changes)).detector
+    assert (len(detector.searches), len(detector.score_weights)) == (banks, maps)
+    assert all(float(weight) > 0 for weight in detector.map_weights)
 
 
 def test_uncertainty_has_the_greatest_likelihood() -> None:

@@ -48,7 +48,7 @@ def exported(search: BankSearch | ProvenSearch, queries: Tensor, path: Path) -> 
     ("candidates", "width", "chunk"),
     some(
         [(*sizes, chunk) for sizes in ((1, 2), (16, 8), (64, 20)) for chunk in (None, 256)],
-        [(1, 2, 256), (64, 20, None)],
+        [(64, 20, None)],  # The loop over parts of a bank: test_proven_search_is_exact_in_graph_and_certificate.
     ),
 )
 def test_graph_finds_the_nearest_row(tmp_path: Path, candidates: int, width: int, chunk: int | None) -> None:

@@ -42,18 +42,24 @@ def test_every_sample_is_left_out_once_with_all_parts_of_its_picture(count: int,
     assert all(a.isdisjoint(b) for i, a in enumerate(pictures) for b in pictures[:i])
 
 
-def test_time_left_is_reported_after_each_fold(data: Path, tmp_path: Path) -> None:
-    reporter = RecordingReporter()
-    fit(data, None, recipe("rd", "rgb", folds=2), tmp_path / "run", reporter)
+@pytest.fixture(scope="module")
+def reporter() -> RecordingReporter:
+    """The reporter of the training of `folded`."""
+    return RecordingReporter()
+
+
+@pytest.fixture(scope="module")
+def folded(data: Path, tmp_path_factory: pytest.TempPathFactory, reporter: RecordingReporter) -> Path:
+    """A finished training with two folds, which no test changes."""
+    run = tmp_path_factory.mktemp("runs") / "folded"
+    fit(data, None, recipe("rd", "rgb", folds=2), run, reporter)
+    return run
+
+
+def test_time_left_is_reported_after_each_fold(folded: Path, reporter: RecordingReporter) -> None:
     finished = [line for line in reporter.lines if line.startswith("Fold ")]
     assert re.fullmatch(r"Fold 1 of 2 is finished; about \d+ (s|min) left\.", finished[0])
     assert finished[1:] == ["Fold 2 of 2 is finished."]
-
-
-@pytest.fixture
-def folded(data: Path, tmp_path: Path) -> Path:
-    fit(data, None, recipe("rd", "rgb", folds=2), tmp_path / "folded")
-    return tmp_path / "folded"
 
 
 def test_folds_add_scores_and_change_nothing_else(
