@@ -44,11 +44,12 @@ Cached = Callable[..., Path]
 SIZE = 3
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
 VARIANTS = [
-    ("rgb", "f2f", "fp16", {}),
+    ("rgb", "none", "fp16", {}),
+    long("rgb", "f2f", "fp16", {}),
     long("xyz", "f2f", "fp32", {"xyz": NORMALS}),
     long("both", "none", "fp16", {"view": "each", "xyz": NORMALS}),
 ]
-"""A network after the extractor, lists of searched cells with a second extractor, two images with a map each."""
+"""fp16, a network after the extractor, lists of searched cells with a second extractor, two images with a map each."""
 
 
 def written(run: Path, out: Path, precision: Precision = "fp32") -> Bundle:
