@@ -64,6 +64,7 @@ def test_changes_add_up(bundle: Path) -> None:
 
 
 @pytest.mark.failure_mode("Two changes of a threshold at the same time")
+@pytest.mark.seconds
 def test_commands_in_several_processes(bundle: Path) -> None:
     code = "from cmdiad_runtime.cli.threshold import main; main()"
     options = [("--threshold", "7"), ("--map-threshold", "8")]
@@ -157,6 +158,7 @@ def test_read_only_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
 @pytest.mark.parametrize(("mode", "code", "words"), [(0o644, 6, "read-only for this"), (0o600, 4, "permission denied")])
+@pytest.mark.seconds
 def test_another_account(bundle: Path, mode: int, code: int, words: str) -> None:
     folder = Path(tempfile.mkdtemp())  # The folder of the tests is closed to other accounts.
     try:

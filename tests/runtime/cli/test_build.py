@@ -104,6 +104,7 @@ print([name for name in ("numpy", "tensorrt", "onnxruntime") if name in sys.modu
 
 @needs_rtx
 @pytest.mark.rtx
+@pytest.mark.seconds
 def test_it_needs_neither_torch_nor_onnx(bundle: Path) -> None:
     """With TensorRT-RTX itself, and no device: ahead of time, Turing left out since the graph is fp32."""
     code = """

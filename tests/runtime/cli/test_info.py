@@ -101,6 +101,7 @@ def test_earlier_formats(path: str) -> None:
     assert "held-out good samples" in lines(FIXTURES / path)["rests on"]
 
 
+@pytest.mark.seconds
 def test_no_torch_is_needed() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['onnx'] = None; sys.argv[0] = 'cmdiad-info'\n"

@@ -84,6 +84,7 @@ def test_each_part_is_drawn_without_the_others(settings: Preprocessing) -> None:
     ],
     ids=["missing", "additional", "touching", "empty"],
 )
+@pytest.mark.seconds
 def test_another_number_of_parts_is_refused(
     settings: Preprocessing, places: list[tuple[float, float]], words: str
 ) -> None:

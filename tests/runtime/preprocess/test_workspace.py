@@ -132,6 +132,7 @@ def test_the_next_sample_does_not_change_this_one(name):
     assert np.array_equal(frame.xyz, cloud)
 
 
+@pytest.mark.seconds
 def test_threads_give_what_one_gives():
     clouds = [surface(seed)[0] for seed in range(4)]
     expected = [prepared(xyz)[0] for xyz in clouds]

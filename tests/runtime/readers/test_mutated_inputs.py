@@ -55,6 +55,7 @@ def test_same_seed_same_damage(script: ModuleType, good: tuple[Path, Path], tmp_
     assert len(set(runs[0])) > 35
 
 
+@pytest.mark.seconds
 def test_memory_of_one_file_is_measured(script: ModuleType) -> None:
     for size in (300 << 20, 100 << 20):  # The second is measured although the first took more.
         before = script._reset_peak_memory()

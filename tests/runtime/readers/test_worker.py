@@ -78,6 +78,7 @@ def test_same_refusal_as_in_this_process(reader: TimedReader, pair: tuple[Path, 
     np.testing.assert_array_equal(reader.read_files("", grey, None, colour="grey").rgb, np.zeros((4, 5, 3)))
 
 
+@pytest.mark.seconds
 def test_many_threads(reader: TimedReader, pair: tuple[Path, Path]) -> None:
     expected = read_files("", *pair)
     with ThreadPoolExecutor(4) as pool:
