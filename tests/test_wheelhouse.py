@@ -70,7 +70,7 @@ def _target_environment(machine: str, python: str) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.long  # test_list_names_every_wheel_with_its_hash finds a wheel of every dependency for this machine.
-@pytest.mark.parametrize(("machine", "python"), itertools.product(MACHINES, PYTHONS))
+@pytest.mark.parametrize(("machine", "python"), list(itertools.product(MACHINES, PYTHONS)))
 def test_every_dependency_has_a_wheel(index: None, machine: str, python: str, tmp_path: Path) -> None:
     """Resolved by uv, checked by pip (tags) and against the metadata of every wheel (completeness on the target)."""
     taken = _files_pip_would_take(

@@ -45,6 +45,7 @@ class Assessed:
 def recipes() -> dict[str, Recipe]:
     return {
         "camera": tiny_recipe("rgb"),
+        "3D": tiny_recipe("xyz"),
         "3D with F2F": tiny_recipe("xyz", "f2f"),
         "both": tiny_recipe("both"),
     }
