@@ -221,6 +221,29 @@ def test_kill_after_the_image_of_two_clouds_leaves_neither_for_the_next_part(fol
     assert not list(folder.glob("7.*"))
 
 
+@pytest.mark.parametrize(
+    ("moved", "left"),
+    [
+        (["7.png", "7.npz"], ["7.ply"]),
+        (["7.jpg"], ["7.png", "7.ply"]),
+        (["rgb/7.jpg"], ["rgb/7.png", "xyz/7.ply"]),
+        (["rgb/7.png", "xyz/7.npz"], ["xyz/7.png"]),
+        (["xyz/7.npz"], ["xyz/7.png"]),
+    ],
+)
+def test_kill_among_several_files_of_one_name_leaves_none_for_the_next_part(folder, watched, moved, left):
+    for path in (*(folder / "taken" / WAITING / "new-1" / name for name in moved), *(folder / name for name in left)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"of this part")
+    following = folder / moved[0]
+    following.parent.mkdir(exist_ok=True)
+    following.write_bytes(b"of the next part")
+    watched(delivers="both")
+    assert not [name for name in left if (folder / name).exists()]
+    assert following.read_bytes() == b"of the next part"
+    assert (folder / "taken" / WAITING / "new-1" / moved[0]).read_bytes() == b"of this part"
+
+
 def test_second_cloud_of_one_name_is_refused_and_taken(folder, watched):
     made = watched(delivers="both")
     for name, content in (("7.png", png()), ("7.npz", b"cloud"), ("7.tiff", tiff())):

@@ -19,7 +19,6 @@ from cmdiad_line.records.read_only import connect_read_only
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.arrived import FileState
 from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
-from cmdiad_runtime.inspection.pattern_files import modality_of
 
 WAITING = ".waiting"
 """Name of the folder of claims, in the folder of taken files."""
@@ -92,13 +91,13 @@ class Claims:
         """
         for claim in self._claims:
             files = claim.files()
-            if claim.acquisition_id or len(files) != 1:  # A claim with an id had all files.
+            if claim.acquisition_id or not files:  # A claim with an id had all files.
                 continue
-            path = watched / files[0].relative_to(claim.folder)
-            partners = image_candidates(path) if modality_of(files[0]) == "xyz" else cloud_candidates(path)
-            for partner in partners:
-                if partner.is_file():
-                    _move(partner, claim.folder / partner.relative_to(watched))
+            images = image_candidates(watched / files[0].relative_to(claim.folder))
+            for path in (*images, *cloud_candidates(images[0])):
+                place = claim.folder / path.relative_to(watched)
+                if path.is_file() and not place.exists():  # Otherwise it is of the next part.
+                    _move(path, place)
 
     def add(self, watched: Path, files: Iterable[FileState]) -> Claim:
         """Move the files of a part out of the watched folder: all of them, or none if one cannot be moved.
