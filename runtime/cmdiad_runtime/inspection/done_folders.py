@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from cmdiad_runtime.inspection.arrived import Arrived, FileState
 from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.lock import lock_folder
+from cmdiad_runtime.support.regular_file import open_regular
 
 _RECORD = ".cmdiad.move.json"
 """Name of the record of an unfinished move of several files: a file that a kill left behind would be inspected with the
@@ -69,28 +71,52 @@ class DoneFolders:
         """Move the files that a kill or a failure left in the watched folder, if they are still those of the record.
 
         Raises:
-            OutputError: The record cannot be read, or a file cannot be moved.
+            OutputError: The record cannot be used, or a file cannot be moved.
         """
         record = self.folder / _RECORD
+        if not os.path.lexists(record):
+            return
         try:
-            if not record.exists():
-                return
-            for name, size, mtime_ns, place in json.loads(record.read_bytes()):
-                file, target = FileState(self.watched / name, size, mtime_ns), self.folder / place
+            for file, target in self._recorded():
                 hidden = _hidden(target)
-                if hidden.exists():
+                if os.path.lexists(hidden):
                     _show(hidden, file, target)
                 else:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     _move(file, _free_names([target])[0])
             record.unlink()
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise OutputError(
                 record,
                 found=f"an unfinished move of the files of one part ({cause_of(error)})",
-                expected="files that can be moved",
-                action="move the files that the record names by hand, then remove the record",
+                expected=f"files in {self.watched} that can be moved",
+                action="move the files of this part by hand, then remove the record",
             ) from error
+
+    def _recorded(self) -> list[tuple[FileState, Path]]:
+        """Return the files of the record and where to move them.
+
+        Raises:
+            OSError: The record cannot be read.
+            ValueError: The record is damaged, or that of another watched folder: if it were ignored, the files would
+                complete other parts.
+        """
+        try:
+            with open_regular(self.folder / _RECORD) as file:
+                record = json.loads(file.read())
+        except (ValueError, RecursionError) as error:
+            raise ValueError("the record is damaged") from error
+        match record:
+            case {"watched": str(watched), "files": [_, *_] as entries} if all(map(_is_entry, entries)):
+                pass
+            case _:
+                raise ValueError("the record is damaged")
+        if watched != str(self.watched.resolve()):
+            raise ValueError(f"the files are in the folder {watched}")
+        return [
+            (FileState(self.watched / name, size, mtime_ns), self.folder / place)
+            for name, size, mtime_ns, place in entries
+        ]
 
     def _record(self, arrived: Arrived, targets: list[Path]) -> None:
         """Write durably which files are going to be moved where."""
@@ -98,7 +124,7 @@ class DoneFolders:
             (str(file.path.relative_to(self.watched)), file.size, file.mtime_ns, str(target.relative_to(self.folder)))
             for file, target in zip(arrived.files, targets, strict=True)
         ]
-        write_json(self.folder / _RECORD, entries)
+        write_json(self.folder / _RECORD, {"watched": str(self.watched.resolve()), "files": entries})
 
 
 @contextmanager
@@ -135,10 +161,23 @@ def open_done_folders(watched: Path, folder: Path) -> Iterator[DoneFolders]:
         yield done
 
 
+def _is_entry(entry: object) -> bool:
+    """Return True for name, size, time of change and target of a file, both of which stay in their folders."""
+    match entry:
+        case [str(name), int(), int(), str(place)]:
+            return all(
+                not Path(one).anchor and ".." not in Path(one).parts and "\0" not in one for one in (name, place)
+            )
+    return False
+
+
 def _free_names(targets: list[Path]) -> list[Path]:
-    """Return the paths themselves, or all with the same number behind their stems if one is taken."""
+    """Return the paths themselves, or all with the same number behind their stems if one is taken.
+
+    A kill may have left a file under the hidden name of a path.
+    """
     names, number = targets, 1
-    while any(path.exists() or path.is_symlink() for path in names):
+    while any(os.path.lexists(path) or os.path.lexists(_hidden(path)) for path in names):
         number += 1
         names = [path.with_name(f"{path.stem}-{number}{path.suffix}") for path in targets]
     return names

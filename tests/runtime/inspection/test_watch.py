@@ -729,14 +729,84 @@ def test_a_file_of_the_next_part_is_not_moved_for_the_part_before(tmp_path: Path
         assert cloud.read_bytes() == b"of the next part"
 
 
-def test_a_move_that_cannot_be_finished_is_reported_before_the_start(tmp_path: Path) -> None:
-    (tmp_path / "done").mkdir()
-    (tmp_path / "done" / ".cmdiad.move.json").write_text("[1]")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[1]",
+        b"{}",
+        b'{"watched": "LINE", "files": []}',
+        b'{"watched": "LINE", "files": ["abcd"]}',
+        b'{"watched": "LINE", "files": [["1.png", "1", {}, "OK/1.png"]]}',
+        b'{"watched": "LINE", "files": [["1.png\\u0000", 4, 5, "OK/1.png"]]}',
+        b'{"watched": "LINE", "files": [["../secret", 4, 5000000000, "OK/1.png"]]}',
+        b'{"watched": "LINE", "files": [["SECRET", 4, 5000000000, "OK/1.png"]]}',
+        b'{"watched": "LINE", "files": [["1.png", 4, 5, "../1.png"]]}',
+        b'{"watched": "LINE", "files": [["1.png", 4',
+        '{"watched": "LINE", "files": []}'.encode("utf-16"),
+        b'{"watched": "\xff"}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_record_of_a_move_is_reported_before_the_start(tmp_path: Path, content: bytes) -> None:
+    """A record that is ignored leaves a file that completes another part."""
+    line, done, secret = tmp_path / "line", tmp_path / "done", tmp_path / "secret"
+    for folder in (line, done):
+        folder.mkdir()
+    secret.write_bytes(b"1234")
+    os.utime(secret, (5, 5))
+    record = done / ".cmdiad.move.json"
+    record.write_bytes(content.replace(b"LINE", os.fsencode(line)).replace(b"SECRET", os.fsencode(secret)))
     with (
-        pytest.raises(OutputError, match="an unfinished move of the files of one part .* by hand, then remove"),
-        open_done_folders(tmp_path, tmp_path / "done"),
+        pytest.raises(OutputError, match=r"an unfinished move .* \(the record is damaged\)\. .* by hand, then remove"),
+        open_done_folders(line, done),
     ):
         pass
+    assert record.exists()
+    assert secret.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "broken link"])
+def test_a_record_of_a_move_that_is_no_file_is_reported_before_the_start(tmp_path: Path, kind: str) -> None:
+    record = tmp_path / "done" / ".cmdiad.move.json"
+    record.parent.mkdir()
+    if kind == "folder":
+        record.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(record)
+    else:
+        record.symlink_to("none")
+    with pytest.raises(OutputError, match="an unfinished move of"), open_done_folders(tmp_path, record.parent):
+        pass
+
+
+def test_a_move_that_was_killed_is_not_forgotten_for_another_watched_folder(tmp_path: Path) -> None:
+    watched, done = Watched(tmp_path / "line", ("rgb", "xyz"), moves=True), tmp_path / "done"
+    watched.write("rgb/1.png", mtime=100)
+    cloud = watched.write("xyz/1.ply", mtime=100)
+    subprocess.run([sys.executable, "-c", KILLED, watched.folder, done, "3"], check=False, env=os.environ)
+    (tmp_path / "other").mkdir()
+    with (
+        pytest.raises(OutputError, match=f"the files are in the folder {watched.folder.resolve()}"),
+        open_done_folders(tmp_path / "other", done),
+    ):
+        pass
+    with open_done_folders(watched.folder, done):
+        assert not cloud.exists()
+
+
+def test_a_file_that_a_kill_left_under_a_hidden_name_is_not_replaced(tmp_path: Path) -> None:
+    watched, done = Watched(tmp_path / "line"), tmp_path / "done"
+    watched.write("1.png")
+    watched.search()
+    (sample,) = watched.search(after=2)
+    left = done / "OK" / ".1.png.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of the part before")
+    with open_done_folders(watched.folder, done) as folders:
+        assert folders.move(sample, "OK") == ""
+    assert left.read_bytes() == b"of the part before"
+    assert (done / "OK" / "1-2.png").exists()
 
 
 def test_a_cloud_that_cannot_be_moved_is_moved_before_the_next_part(
