@@ -148,7 +148,7 @@ def several_files(path: Path, others: Iterable[Path]) -> InputError:
         found=f"other files of the same name, {' and '.join(map(str, others))}, so it is not known which image and "
         "which cloud belong together",
         expected="one image and one cloud of a part",
-        action="remove the file of another part, or rename it",
+        action="remove the file of another part, or rename it; of the same cloud in two formats, keep one",
         reason="unsupported",
     )
 
