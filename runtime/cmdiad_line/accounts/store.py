@@ -24,6 +24,7 @@ FILE_NAME = "accounts.sqlite"
 """Name of the file in the state folder."""
 _WAIT_S = 5.0
 _TABLES = """
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS accounts (
     name TEXT PRIMARY KEY COLLATE NOCASE,
     role TEXT NOT NULL CHECK (role IN ('operator', 'engineer', 'admin')),
@@ -42,7 +43,9 @@ CREATE TABLE IF NOT EXISTS changes (
     details TEXT NOT NULL,
     noted INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+COMMIT;
 """
+"""All tables or none: another process may open the file meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)

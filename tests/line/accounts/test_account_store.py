@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 import threading
 from pathlib import Path
@@ -53,6 +54,24 @@ def test_there_is_no_account_at_first(tmp_path: Path) -> None:
     store = AccountStore(tmp_path / "new.sqlite")
     assert store.accounts() == []
     assert stat.S_IMODE((tmp_path / "new.sqlite").stat().st_mode) == 0o600
+
+
+def test_a_new_file_has_all_tables_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that opens a file with some of them would never make the others."""
+    connect = sqlite3.connect
+
+    def refuse_the_last(*arguments: object, **options: object) -> sqlite3.Connection:
+        database = connect(*arguments, **options)  # type: ignore[call-overload]
+        refused = (sqlite3.SQLITE_CREATE_TABLE, "changes")
+        database.set_authorizer(lambda *what: sqlite3.SQLITE_DENY if what[:2] == refused else sqlite3.SQLITE_OK)
+        return database  # type: ignore[no-any-return]
+
+    store = AccountStore(tmp_path / "new.sqlite")
+    with monkeypatch.context() as patch, pytest.raises(AccountError, match="not authorized"):
+        patch.setattr(sqlite3, "connect", refuse_the_last)
+        store.accounts()
+    assert store.accounts() == []
+    assert store.unnoted() == []
 
 
 def test_five_wrong_passwords_lock_the_account_for_the_right_one_too(store: AccountStore, now: Now) -> None:
