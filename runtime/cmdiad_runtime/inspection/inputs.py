@@ -121,14 +121,18 @@ def find_cloud(image: Path) -> Path | None:
     return cloud
 
 
-def files_of_part(image: Path) -> list[Path]:
+def files_of_part(image: Path, *, arriving: bool = False) -> list[Path]:
     """Return all images and clouds that have the name of an image, in the order in which they are tried.
 
     Files in a folder `depth` do not count if the folder `xyz` next to it has one: the two have the same parts.
+
+    Args:
+        image: The image.
+        arriving: True if parts arrive one after another, so that the file in `depth` may be that of another part.
     """
     places = _partners(image, "rgb", "xyz")
     clouds = _existing(places)
-    clouds = [cloud for cloud in clouds if cloud.parent == clouds[0].parent]
+    clouds = [cloud for cloud in clouds if arriving or cloud.parent == clouds[0].parent]
     files: dict[object, Path] = {}
     for file in (*_existing(_partners(Path(places[0]), "xyz", "rgb")), *clouds):
         files.setdefault(identity_of(file) or file, file)  # A file system may take 1.PNG and 1.png for the same name.

@@ -114,17 +114,15 @@ def _sample(
         images = (one for one in image_candidates(path) if os.path.lexists(one))
         has_image = any(modalities[0] in _modalities_of(one, image_modality) for one in images)
         return None if has_image else ListedSample(path, (own,), "image")
-    return _pair(own, modalities, is_earlier, image_modality)
+    return _pair(own, modalities, is_earlier)
 
 
-def _pair(
-    own: FileState, modalities: Sequence[Modality], is_earlier: IsKnown, image_modality: str
-) -> ListedSample | None:
+def _pair(own: FileState, modalities: Sequence[Modality], is_earlier: IsKnown) -> ListedSample | None:
     """Return the sample of an image, or None if another new image of the same name names the sample.
 
     A file of an earlier sample is used only if no other one is there.
     """
-    files = [FileState.of(file) for file in files_of_part(own.path)]
+    files = [FileState.of(file) for file in files_of_part(own.path, arriving=True)]
     images = [file for file in files if file.path == own.path or modalities[0] in _modalities_of(file.path)]
     clouds = [file for file in files if file not in images]
     if not clouds:

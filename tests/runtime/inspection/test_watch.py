@@ -367,6 +367,7 @@ def test_a_file_whose_partner_was_lost_completes_no_other_part(
     [
         ("rgb/1.png", "xyz/1.tiff", "xyz/1.ply"),
         ("rgb/1.png", "rgb/1.jpg", "xyz/1.ply"),
+        ("rgb/1.png", "xyz/1.tiff", "depth/1.png"),
         ("1.png", "1.npz", "1.ply"),
         ("1.png", "1.jpg", "1.ply"),
         ("1.png", "1.jpg", "1.npz", "1.ply"),
