@@ -60,7 +60,8 @@ class DoneFolders:
                     is_link = file.path.is_symlink()  # A relative link leads nowhere from another folder.
                     why = "is a relative link" if is_link else "has been replaced since the inspection"
                     problem = problem or f"{printable(file.path)} {why}"
-            (self.folder / _RECORD).unlink(missing_ok=True)
+            if len(targets) > 1:
+                (self.folder / _RECORD).unlink()
         except OSError as error:
             return cause_of(error)
         except OutputError as error:

@@ -419,7 +419,10 @@ def test_a_second_cloud_that_is_still_written_is_awaited(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("moves", [False, True])
 def test_a_cloud_that_comes_after_its_part_was_inspected_belongs_to_the_next(tmp_path: Path, moves: bool) -> None:
-    """The sensor writes another format from the second part on. The files of the first one stay, or are in work."""
+    """From the second part on, the sensor writes another format.
+
+    The files of the first part remain in the folder, or the part is still being inspected.
+    """
     watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=moves)
     watched.write("1.png", mtime=100)
     watched.write("1.ply", mtime=100)
@@ -833,6 +836,34 @@ def test_a_cloud_that_cannot_be_moved_is_moved_before_the_next_part(
             assert "an unfinished move" in done.move(samples[1], "OK")
         assert done.move(samples[1], "OK") == ""
     assert not list(watched.folder.iterdir())
+
+
+def test_a_sample_of_one_file_keeps_the_record_of_an_unfinished_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the cloud of the first part would complete another part after a restart."""
+    watched = Watched(tmp_path / "line", ("rgb", "xyz"), moves=True)
+    watched.write("1.png")
+    cloud = watched.write("1.ply")
+    watched.write("2.png")
+    watched.search()
+    (pair,) = watched.search(after=2)
+    (alone,) = watched.search(after=100)
+    rename = Path.rename
+
+    def refuse_clouds(path: Path, target: Path) -> Path:
+        if path.suffix == ".ply":
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    with open_done_folders(watched.folder, tmp_path / "done") as done:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", refuse_clouds)
+            assert done.move(pair, "OK") == "permission denied"
+        assert done.move(alone, "NG") == ""
+    assert cloud.exists()
+    with open_done_folders(watched.folder, tmp_path / "done"):
+        assert not cloud.exists()
 
 
 def test_the_partner_of_a_file_that_was_replaced_is_moved(tmp_path: Path) -> None:
