@@ -18,7 +18,7 @@ from cmdiad_line.records.database import database_path
 from cmdiad_line.records.read_only import connect_read_only
 from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.inspection.arrived import FileState
-from cmdiad_runtime.inspection.inputs import cloud_candidates, image_candidates
+from cmdiad_runtime.inspection.inputs import files_of_part, image_candidates
 
 WAITING = ".waiting"
 """Name of the folder of claims, in the folder of taken files."""
@@ -93,8 +93,8 @@ class Claims:
             files = claim.files()
             if claim.acquisition_id or not files:  # A claim with an id had all files.
                 continue
-            images = image_candidates(watched / files[0].relative_to(claim.folder))
-            for path in (*images, *cloud_candidates(images[0])):
+            image, *_ = image_candidates(watched / files[0].relative_to(claim.folder))
+            for path in files_of_part(image, arriving=True):
                 place = claim.folder / path.relative_to(watched)
                 if path.is_file() and not place.exists():  # Otherwise it is of the next part.
                     _move(path, place)
