@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS changes (
 ) STRICT;
 COMMIT;
 """
-"""All tables or none: another process may open the file meanwhile."""
+"""Statements that create all tables in one transaction, so that no process finds a file with only one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

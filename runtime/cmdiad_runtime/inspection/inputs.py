@@ -124,7 +124,8 @@ def find_cloud(image: Path) -> Path | None:
 def files_of_part(image: Path, *, arriving: bool = False) -> list[Path]:
     """Return all images and clouds that have the name of an image, in the order in which they are tried.
 
-    Files in a folder `depth` do not count if the folder `xyz` next to it has one: the two have the same parts.
+    Files in a folder `depth` do not count if the folder `xyz` next to it has one: in a data set, both contain the same
+    parts.
 
     Args:
         image: The image.

@@ -232,7 +232,7 @@ def test_second_image_or_cloud_of_the_same_name_is_refused(
 
 
 def test_cloud_and_depth_image_of_the_same_part_are_no_two_clouds(data: Path, tmp_path: Path) -> None:
-    """The folders xyz and depth of a data set have the same parts."""
+    """In a data set, the folders `xyz` and `depth` contain the same parts."""
     touch(tmp_path, "rgb/1.png", "xyz/1.tiff", "depth/1.png", "xyz/1.json")
     for modality, name in (("rgb", "rgb/1.png"), ("xyz", "xyz/1.tiff")):
         (tmp_path / name).write_bytes(sample_files(data, "test", "good", modality)[0].read_bytes())

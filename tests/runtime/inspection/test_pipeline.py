@@ -223,7 +223,7 @@ def test_nothing_ahead_is_refused(exported: Cached) -> None:
 def test_sample_of_a_watched_folder_is_read_from_the_files_that_arrived(
     data: Path, exported: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """The cloud of an earlier part stays under the same name; for a named image it is a second cloud."""
+    """A cloud of an earlier part has the same name. If the image alone is passed, the sample is refused for it."""
     image, cloud = tmp_path / "1.png", tmp_path / "1.tif"
     for path, modality in ((image, "rgb"), (cloud, "xyz")):
         path.write_bytes(sample_files(data, "test", "good", modality)[0].read_bytes())

@@ -44,7 +44,7 @@ def test_every_sample_is_left_out_once_with_all_parts_of_its_picture(count: int,
 
 @pytest.fixture(scope="module")
 def reporter() -> RecordingReporter:
-    """The reporter of the training of `folded`."""
+    """Return a reporter that keeps the lines of the training in `folded`."""
     return RecordingReporter()
 
 
