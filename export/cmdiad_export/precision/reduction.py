@@ -17,6 +17,7 @@ from cmdiad_export.precision.casting import island_names, to_precision
 from cmdiad_export.precision.drift import Culprits, module_drift, product_drift
 from cmdiad_export.precision.harm import harm_of_each, quantised_levels
 from cmdiad_export.precision.levels import Level, fp16_levels, is_within
+from cmdiad_export.precision.own_weights import OwnWeights
 from cmdiad_export.precision.products import (
     Arrays,
     Product,
@@ -162,10 +163,13 @@ class QuantisedGraphs:
     def quantise(self, model: ir.Model, chosen: Sequence[Product]) -> ir.Model:
         """Return a copy of a graph with the chosen products quantised."""
         if self.kind != "int8-cpu":
-            return quantise(model, self.ranges, self.kind, chosen)
-        static = [product for product in chosen if product.kind == convolutions.KIND]
-        model = convolutions.quantise_convolutions(model, self.ranges, static, self.static)
-        return quantise_rows(model, [product for product in chosen if product.kind in KINDS])
+            quantised = quantise(model, self.ranges, self.kind, chosen)
+        else:
+            static = [product for product in chosen if product.kind == convolutions.KIND]
+            quantised = convolutions.quantise_convolutions(model, self.ranges, static, self.static)
+            quantised = quantise_rows(quantised, [product for product in chosen if product.kind in KINDS])
+        OwnWeights()(quantised)
+        return quantised
 
     def _is_static(self, product: Product) -> bool:
         return product.kind == convolutions.KIND and is_within(product.module, self.static)

@@ -122,7 +122,7 @@ class _Rows:
         operand = node.inputs[0]
 
         def add(kind: str, inputs: list[ir.Value | None], result: str, **attributes: Any) -> ir.Value:
-            value = ir.val(f"{name}/{result}")
+            value = ir.val(f"{name}/rowwise/{result}")
             step = ir.node(kind, inputs, attributes, outputs=[value], name=f"{name}/rowwise/{result}")
             graph.insert_before(node, step)
             return value

@@ -25,6 +25,8 @@ PROVIDERS: dict[OnnxRuntimeName, str] = {
     "ort-tensorrt": "TensorrtExecutionProvider",
     "ort-rtx": "NvTensorRTRTXExecutionProvider",
 }
+_SECOND_COPY = "Attempt to replace the existing tensor"
+"""ONNX Runtime's words where it would store the int8 weights of a second product as uint8, under the same name."""
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """Option with the folder of the weights file of a model that is passed as bytes."""
 _SHARED_SINCE = (1, 21)
@@ -172,6 +174,13 @@ def _open_session(ort: Any, graph: Path, provider: str, options: Any, providers:
     try:
         session = _session(ort, graph, provider, options, providers)
     except Exception as error:  # The exceptions of onnxruntime share no public base.
+        if _SECOND_COPY in str(error) and not adds_int8_products_exactly():
+            raise EngineError(
+                graph,
+                found="int8 weights that several products share",
+                expected="weights of its own for each product, because this processor has no VNNI instructions",
+                action="export the run again with this version of cmdiad, or with --precision fp32",
+            ) from error
         raise EngineError(
             graph,
             found=_first_line(error),

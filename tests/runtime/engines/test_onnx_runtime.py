@@ -74,6 +74,19 @@ def test_int8_kernels_that_cut_off_sums_are_not_used(
         assert sessions[0].options.get_session_config_entry(name) == "1"
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_shared_int8_weights_are_named_where_they_cannot_be_stored_as_uint8(
+    graph: Path, sessions: list[Session], exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("graph.cc:4142 AddInitializedOrtValue Attempt to replace the existing tensor")
+
+    monkeypatch.setattr(onnx_runtime, "adds_int8_products_exactly", lambda: exact)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(EngineError, match="existing tensor" if exact else "share.*no VNNI.*Export the run again"):
+        open_engine(graph)
+
+
 @pytest.mark.parametrize("name", DEVICES)
 def test_a_provider_that_is_not_there_is_an_error(graph: Path, name: Any) -> None:
     assert PROVIDERS[name] not in onnxruntime.get_available_providers()
