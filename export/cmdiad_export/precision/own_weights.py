@@ -1,4 +1,4 @@
-"""Give each int8 product weights of its own: processors without VNNI need it.
+"""Give each int8 product a separate copy of its weights: processors without VNNI need it.
 
 There, ONNX Runtime adds sums exactly only after it has stored int8 weights as uint8 (`session.x64quantprecision`). It
 makes the uint8 copy once for each node that reads the weights, always under the same name, and refuses its own second

@@ -178,7 +178,7 @@ def _open_session(ort: Any, graph: Path, provider: str, options: Any, providers:
             raise EngineError(
                 graph,
                 found="int8 weights that several products share",
-                expected="weights of its own for each product, because this processor has no VNNI instructions",
+                expected="a separate copy for each product, because this processor has no VNNI instructions",
                 action="export the run again with this version of cmdiad, or with --precision fp32",
             ) from error
         raise EngineError(
