@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import pytest
 from PIL import Image
 
 import golden
+from cmdiad_runtime.names import ViewName
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.inspected_area.check import objection_to_area
 from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
+from cmdiad_runtime.preprocess.prepare import part_geometry
 from cmdiad_runtime.preprocess.settings import Preprocessing
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import SILENT
+from cmdiad_train.fit.observe import Observations
 from cmdiad_train.fit.views import ChosenView, choose_view
 from cmdiad_train.recipe import RgbExtractor, SurfaceExtractor
 from helpers import tiny_recipe
@@ -161,6 +165,46 @@ def test_sensor_view_of_clouds_compares_the_part_too() -> None:
     result = chosen_of_clouds(clouds((48, 48)), view="sensor")
     assert (result.view, result.area.counter_evidence) == ("sensor", "")
     assert reason_for(result.area, Sample("two", xyz=boxes(70, (30, 48), (66, 48)))) == "part-count"
+
+
+def both(seed: int, *, level: int = 200) -> Sample:
+    """A sample with a box of a grey level in the image, and the same box in the cloud."""
+    xyz = boxes(seed, (48, 48))
+    rgb = np.where(xyz[..., 2:] < 0.49, level, 20).astype(np.uint8).repeat(3, axis=2)
+    return Sample(str(seed), rgb=rgb, xyz=xyz)
+
+
+@pytest.mark.parametrize("view", ["each", "top", "part", "sensor"])
+@pytest.mark.failure_mode("The image of one part with the cloud of another")
+def test_part_must_lie_in_the_same_place_of_image_and_cloud(view: ViewName) -> None:
+    preprocessing = replace(CLOUD, modality="both")
+    observations = Observations(view, preprocessing)
+    for seed in SEEDS:
+        observations.add(part_geometry(both(seed), preprocessing))
+    area = replace(observations.area(image=view in ("each", "part"), cloud=True), background=None)
+    assert area.shared is not None
+    assert InspectedArea.from_json(area.to_json()) == area
+    assert reason_for(area, both(70)) is None
+    other = both(70)
+    assert other.rgb is not None
+    moved = Sample("moved", rgb=np.roll(other.rgb, 6, axis=0), xyz=other.xyz)
+    assert reason_for(area, moved) == "part-position"
+    half = other.rgb.copy()
+    half[48:] = 20  # no light on half of the part
+    error = objection_to_area(replace(area, image=None), PartGeometry(Sample("half", rgb=half, xyz=other.xyz)))
+    assert error is not None
+    assert "agrees with the part in the cloud in 5" in str(error)
+
+
+def test_image_in_which_the_part_does_not_stand_out_is_not_compared_with_the_cloud() -> None:
+    preprocessing = replace(CLOUD, modality="both")
+    observations = Observations("top", preprocessing)
+    for seed in SEEDS:
+        observations.add(part_geometry(both(seed, level=22), preprocessing))
+    area = observations.area(image=False, cloud=True)
+    assert area.shared is None
+    assert "shared" not in area.to_json()
+    assert reason_for(replace(area, background=None), both(70, level=22)) is None
 
 
 @pytest.mark.real_data

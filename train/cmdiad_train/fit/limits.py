@@ -28,6 +28,7 @@ _AREA_MARGIN = 1.15
 _POSITION_MARGIN = 0.1  # of the picture
 _RIM_MARGIN = 0.005
 _LEAST_STRAY = 0.002
+_LEAST_SHARED = 0.5  # with a smaller limit, the bright region of the image is not the part of the cloud
 _CERTAIN_SECOND = 0.3  # of the part's area: smaller regions that come and go are not counted
 
 _LEAST_SPREAD = 1.5  # grey levels
@@ -65,6 +66,19 @@ def learn_stray(shares: Sequence[float]) -> float:
     values = np.array(shares)
     limit = float(np.exp(prediction_limits(np.log(values + _LEAST_STRAY))[1])) - _LEAST_STRAY
     return float(np.clip(max(limit, 2 * values.max()), _LEAST_STRAY, 1.0))
+
+
+def learn_shared(shares: Sequence[float]) -> float | None:
+    """Learn the smallest area in which the parts of image and cloud agree from that of good samples.
+
+    Args:
+        shares: Shares of `shared_area`, at least two.
+
+    Returns:
+        The limit, or None if the parts of good samples do not agree.
+    """
+    limit = min(prediction_limits(np.array(shares))[0], min(shares) / _AREA_MARGIN)
+    return limit if limit >= _LEAST_SHARED else None
 
 
 def learn_background(cells: Sequence[BackgroundCells]) -> Background | None:

@@ -14,6 +14,7 @@ from cmdiad_runtime.preprocess.inspected_area.measure import (
     cells_around_part,
     cloud_facts,
     image_facts,
+    shared_area,
     stray_share,
 )
 from cmdiad_runtime.preprocess.inspected_area.records import InspectedArea
@@ -25,7 +26,7 @@ from cmdiad_train.fit.evidence import (
     against_image,
     image_evidence,
 )
-from cmdiad_train.fit.limits import FALSE_ALARM_RATE, learn_background, learn_statistics, learn_stray
+from cmdiad_train.fit.limits import FALSE_ALARM_RATE, learn_background, learn_shared, learn_statistics, learn_stray
 
 _MOST_SHOWN = 24
 
@@ -53,11 +54,13 @@ class ObservedCloud:
         facts: Number, area and position of the clusters.
         stray: Share of the picture with points off the support outside of the part.
         background: Image around the part, or None if there is no image or it is inspected otherwise.
+        shared: Agreement with the part in the image (`shared_area`), or None if there is no image or several parts.
     """
 
     facts: PartFacts
     stray: float
     background: BackgroundCells | None = None
+    shared: float | None = None
 
 
 class Observations:
@@ -73,6 +76,8 @@ class Observations:
         self._of_clouds = preprocessing.needs_cloud and preprocessing.foreground
         seen_through_cloud = view == "top" or preprocessing.rgb_mask == "cloud"
         self._image_by_cloud = self._of_clouds and seen_through_cloud and preprocessing.modality != "xyz"
+        # Several parts of image and cloud are assigned to each other, or the image is seen through the cloud alone.
+        self._compared = self._of_clouds and preprocessing.modality != "xyz" and preprocessing.parts == 1
         # With several parts, a tampered copy in which a part looks different is refused by the number of parts.
         self._tampered = TAMPERED_SAMPLES if preprocessing.parts == 1 else 0
         self._images: list[ObservedImage] = []
@@ -97,7 +102,8 @@ class Observations:
         if self._of_clouds and geometry.part.any():
             around = cells_around_part(geometry, image=False) if self._image_by_cloud else None
             facts = _without_place(cloud_facts(geometry))
-            self._clouds.append(ObservedCloud(facts, stray_share(geometry), around))
+            shared = shared_area(geometry) if self._compared else None
+            self._clouds.append(ObservedCloud(facts, stray_share(geometry), around, shared))
 
     def against_image(self) -> str:
         """Return why the image view would leave out something that matters, as text, or ""."""
@@ -128,6 +134,7 @@ class Observations:
         images = self._images if image else []
         clouds = self._clouds if cloud else []
         cells = self._cells(images, clouds)
+        shared = [c.shared for c in clouds if c.shared is not None]
         areas = [i.facts.area for i in images] + [c.facts.area for c in clouds]
         return InspectedArea(
             share=float(np.median(areas)) if areas else 1.0,
@@ -137,6 +144,7 @@ class Observations:
             background=learn_background(cells) if cells else None,
             cloud=learn_statistics([c.facts for c in clouds]) if clouds else None,
             stray=learn_stray([c.stray for c in clouds]) if clouds else None,
+            shared=learn_shared(shared) if shared else None,
         )
 
     @staticmethod

@@ -12,6 +12,7 @@ from cmdiad_runtime.preprocess.inspected_area.measure import (
     cells_around_part,
     cloud_facts,
     image_facts,
+    shared_area,
     stray_place,
     stray_share,
 )
@@ -36,6 +37,8 @@ def objection_to_area(area: InspectedArea, geometry: PartGeometry) -> InputError
         error = _part_error(geometry.name, area.image, image_facts(geometry.image_regions), "image")
     if error is None and area.cloud is not None:
         error = _part_error(geometry.name, area.cloud, cloud_facts(geometry), "cloud")
+    if error is None and area.shared is not None:
+        error = _shared_error(area.shared, geometry)
     if error is None and area.background is not None:
         cells = cells_around_part(geometry, image=area.image is not None)
         error = _background_error(area.background, cells, geometry)
@@ -63,6 +66,19 @@ def _part_error(name: str, limits: PartStatistics, facts: PartFacts, where: str)
         first, last = (_place(place, facts.scale) for place in zip(limits.row, limits.column, strict=True))
         return _error(name, problem, f"a part between {first} and {last}, as in training", reason="part-position")
     return None
+
+
+def _shared_error(limit: float, geometry: PartGeometry) -> InputError | None:
+    share = shared_area(geometry)
+    if share >= limit:
+        return None
+    return InputError(
+        geometry.name,
+        found=f"a part in the image that agrees with the part in the cloud in {100 * share:.3g} % of their area",
+        expected=f"at least {100 * limit:.3g} %, as in training",
+        action="check that image and cloud show the same part at the same time, and that all of the part is lit",
+        reason="part-position",
+    )
 
 
 def _background_error(background: Background, cells: BackgroundCells, geometry: PartGeometry) -> InputError | None:

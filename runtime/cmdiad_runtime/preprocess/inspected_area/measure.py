@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.preprocess.image.foreground import ImageRegions
@@ -78,6 +79,20 @@ def cells_around_part(geometry: PartGeometry, *, image: bool) -> BackgroundCells
     if not image:
         return background_cells(geometry.rgb, geometry.foreground)
     return background_cells(geometry.rgb, geometry.image_regions.part, geometry.image_regions.factor)
+
+
+def shared_area(geometry: PartGeometry) -> float:
+    """Return the area in which the parts of image and cloud agree, as a share of the area that either covers.
+
+    Holes of both are filled. 0 if neither shows a part.
+
+    Args:
+        geometry: Geometry of a sample with image and cloud of one size.
+    """
+    regions = geometry.image_regions
+    cloud = scipy.ndimage.binary_fill_holes(geometry.foreground[:: regions.factor, :: regions.factor])
+    either = np.count_nonzero(cloud | regions.part)
+    return float(np.count_nonzero(cloud & regions.part) / max(either, 1))
 
 
 def stray_share(geometry: PartGeometry) -> float:

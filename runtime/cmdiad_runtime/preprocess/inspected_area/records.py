@@ -61,6 +61,8 @@ _KINDS: dict[str, type[PartStatistics] | type[Background]] = {
     "background": Background,
     "cloud": PartStatistics,
 }
+_LATER: dict[str, object] = {"counter_evidence": "", "shared": None}
+"""Fields that `to_json` leaves out at these values."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class InspectedArea:
             whole cloud is inspected.
         counter_evidence: Reason of the good samples against this area, which is used nevertheless, as with a forced
             `--view part`: for example "the picture has structure outside of the part, ..."; "" without a reason.
+        shared: Smallest area in which the parts of image and cloud agree, as a share of the area that either covers;
+            None if there is one modality or several parts, or if good samples do not agree either.
     """
 
     share: float
@@ -89,6 +93,7 @@ class InspectedArea:
     cloud: PartStatistics | None = None
     stray: float | None = None
     counter_evidence: str = ""
+    shared: float | None = None
 
     def __post_init__(self) -> None:
         require_number(self, "share", 0, 1)
@@ -97,8 +102,9 @@ class InspectedArea:
         for name, kind in _KINDS.items():
             if getattr(self, name) is not None:
                 require_instance(self, name, kind)
-        if self.stray is not None:
-            require_number(self, "stray", 0, 1)
+        for name in ("stray", "shared"):
+            if getattr(self, name) is not None:
+                require_number(self, name, 0, 1)
         require_line(self, "counter_evidence")
 
     @staticmethod
@@ -111,9 +117,8 @@ class InspectedArea:
         return InspectedArea(**fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON object; an empty `counter_evidence` is left out, as in earlier versions."""
-        values = asdict(self)
-        return values if self.counter_evidence else {k: v for k, v in values.items() if k != "counter_evidence"}
+        """Return the record as a JSON object; fields that earlier versions lack are left out at their defaults."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
 
 
 WHOLE_PICTURE = InspectedArea(1.0)
