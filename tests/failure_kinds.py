@@ -385,6 +385,11 @@ def _changed(name: str, xyz: np.ndarray) -> Sample:
     return Sample(name, xyz=np.ascontiguousarray(xyz, dtype=np.float32))
 
 
+@kind("A noisy cloud", "xyz")
+def _noisy_cloud(good: Good) -> Sample:
+    return _changed("noisy", good.xyz + np.random.default_rng(0).normal(0, 5e-4, good.xyz.shape) * [0, 0, 1])
+
+
 @kind("A cloud of another size", "xyz")
 def _small_cloud(good: Good) -> Sample:
     return _changed("small", good.xyz[::2, ::2])

@@ -67,7 +67,7 @@ REASONS: dict[Reason, str] = {
     "colour": "The colours differ from the training samples, for example red and blue are swapped.",
     "exposure": "The image is darker or brighter than the training samples.",
     "sharpness": "The image is less sharp than the training samples.",
-    "noise": "The image is noisier than the training samples.",
+    "noise": "The image or the cloud is noisier than the training samples.",
     "valid-points": "The share or the extent of the measured points differs from the training samples.",
     "point-pitch": "The distance of neighbouring points differs from the training samples.",
     "plane-distance": "The distance of the support plane differs from the training samples.",

@@ -1,4 +1,4 @@
-"""Measures of the recording conditions of an organised cloud: points, pitch, axes, support plane and holes."""
+"""Measures of the recording conditions of an organised cloud: points, pitch, noise, axes, support plane and holes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
+from cmdiad_runtime.envelope.image_measures import NOISE_DIFFERENCE
 from cmdiad_runtime.preprocess.cloud.foreground import PLANE_CLEARANCE
 from cmdiad_runtime.preprocess.cloud.part_geometry import PartGeometry
 from cmdiad_runtime.sample import Mask, XyzImage
@@ -33,6 +34,7 @@ def measure_cloud(geometry: PartGeometry) -> dict[str, float]:
     values = {"valid": float(np.count_nonzero(valid) / valid.size)}
     rows, columns = _every(valid.shape[0], LINES), _every(valid.shape[1], LINES)
     values |= _direction("column", _steps(xyz[rows], valid[rows]))
+    values["depth_noise"] = _noise(xyz[rows, :, 2], valid[rows])
     down = np.swapaxes(xyz[:, columns], 0, 1), np.swapaxes(valid[:, columns], 0, 1)
     values |= _direction("row", _steps(*down))
     sparse = _every(valid.shape[0], _SPARSE), _every(valid.shape[1], _SPARSE)
@@ -95,6 +97,17 @@ def _direction(name: str, steps: _Float) -> dict[str, float]:
     direction = step / length if length > 0 else np.full(3, np.nan)
     x, y, z = map(float, direction)
     return {f"{name}_pitch": length, f"{name}_x": x, f"{name}_y": y, f"{name}_z": z}
+
+
+def _noise(depth: _Float, valid: Mask) -> float:
+    """Return the deviation of the noise of z along lines `[lines, points]`, see the noise of images; NaN if unknown."""
+    known = valid[:, 2:] & valid[:, 1:-1] & valid[:, :-2]
+    with np.errstate(invalid="ignore", over="ignore"):
+        change = np.abs(depth[:, 2:] - 2 * depth[:, 1:-1] + depth[:, :-2])[known]
+    half = len(change) // 2
+    if half < _LEAST_STEPS:
+        return float("nan")
+    return float(np.partition(change, half)[:half].mean(dtype=np.float64) / NOISE_DIFFERENCE)
 
 
 def _extent(points: _Float) -> dict[str, float]:

@@ -18,6 +18,9 @@ LINES = 64
 QUARTERS = ("red_blue_darkest", "red_blue_darker", "red_blue_brighter", "red_blue_brightest")
 """Names of the means of red minus blue, by quarters of brightness."""
 
+NOISE_DIFFERENCE = 0.3245 * 6**0.5
+"""Mean of the smaller half of the absolute second differences of white normal noise with a deviation of 1."""
+
 _SATURATED = 254
 _COARSE = 4  # pixels: the distance that differences of neighbours are compared with
 _SMALLEST_ENERGY = 1e-3  # squared grey levels; keeps the logarithm of an even picture finite
@@ -118,4 +121,4 @@ def _noise(grey: _Integers) -> float:
     count = np.bincount(change.ravel())
     below = np.minimum(np.cumsum(count), change.size / 2)
     half = np.diff(below, prepend=0.0)
-    return float((half * np.arange(len(count))).sum() / (change.size / 2) / 0.3245 / np.sqrt(6))
+    return float((half * np.arange(len(count))).sum() / (change.size / 2) / NOISE_DIFFERENCE)

@@ -62,6 +62,7 @@ MEASURES: dict[str, Measure] = {
     "bright": Measure("exposure", "grey level of the brightest pixels", 1, _LEVELS, range=_GREY),
     "saturated": Measure("exposure", "saturated pixels", 100, _PERCENT, range=_SHARE),
     "noise": Measure("noise", "noise", 1, " grey levels", range=_POSITIVE),
+    "depth_noise": Measure("noise", "noise of the points", 1e3, _MILLIMETRES, range=_POSITIVE),
     "sharpness": Measure("sharpness", "ratio of fine to coarse detail", 1, " dB"),
     "order": Measure("colour", "similarity to pictures with red and blue in their places"),
     "red_blue": Measure("colour", "mean of red minus blue", 1, _LEVELS),
@@ -96,7 +97,7 @@ MEASURES: dict[str, Measure] = {
 ACTIONS: dict[Reason, str] = {
     "image-size": "check the resolution of the sensor",
     "exposure": "check that a part is in view, then lamp, exposure time and lens",
-    "noise": "check gain, exposure time and lamp",
+    "noise": "check gain, exposure time, lamp and vibration",
     "sharpness": "check focus, lens and motion",
     "colour": "check that a part is in view, then the colour order (RGB, not BGR), the white balance and the lamp",
     "axes": "check that x grows with the columns, y with the rows and z away from the sensor, as in training",

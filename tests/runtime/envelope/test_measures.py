@@ -109,6 +109,14 @@ def test_tiny_pictures_are_measured() -> None:
         assert all(np.isfinite(value) for value in measure_image(np.full((*shape, 3), 7, np.uint8)).values())
 
 
+def test_noise_of_a_cloud_is_measured_in_metres_whatever_the_part() -> None:
+    xyz = Scene().cloud()
+    before = of_cloud(xyz)["depth_noise"]
+    xyz[..., 2] += np.random.default_rng(1).normal(0, 1e-3, xyz.shape[:2])
+    assert before < 2e-4
+    assert of_cloud(xyz)["depth_noise"] == pytest.approx(1e-3, rel=0.1)
+
+
 def test_a_scene_has_the_measures_of_its_geometry() -> None:
     values = of_cloud(Scene().cloud())
     assert values["column_pitch"] == values["row_pitch"] == pytest.approx(PITCH, rel=1e-3)

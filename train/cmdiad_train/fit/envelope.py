@@ -76,6 +76,7 @@ MARGINS: Mapping[str, Margin] = {
     "saturated": Margin(0.1, low=False),
     "sharpness": Margin(1.5, high=False),
     "noise": Margin(1.0, 1.0, low=False),
+    "depth_noise": Margin(5e-5, 1.0, low=False),
     **dict.fromkeys(("column_x", "column_y", "column_z", "row_x", "row_y", "row_z"), Margin(0.25)),
     "away": Margin(0.2, high=False),
     "column_pitch": Margin(relative=0.12),
