@@ -14,7 +14,7 @@ from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.cli import cli
 from cmdiad_export.options import ExportOptions
 from cmdiad_export.precision import rowwise
-from cmdiad_export.precision.products import Product
+from cmdiad_export.precision.products import Product, values_inside
 from cmdiad_export.precision.products import products as products_in
 from cmdiad_export.precision.rowwise import QuantiseRows, quantise_rows, rowwise_levels, worthwhile
 from cmdiad_runtime.bundle import certificate
@@ -81,6 +81,20 @@ def test_computes_what_its_scales_say(tmp_path: Path) -> None:
     assert (np.abs(found - exact) <= 0.03 * size).all()
     assert np.abs(found - exact).max() > 0
     assert not found[:, 2].any()
+
+
+def test_values_inside_a_graph_are_sums_that_are_not_cut_off() -> None:
+    """Without the option of ONNX Runtime, a processor without VNNI cuts off sums of large weights of one sign."""
+    model = two_layers()
+    for name in ("first", "second"):
+        value = model.graph.initializers[name]
+        value.const_value = ir.Tensor(np.ones_like(value.const_value.numpy()), name=name)  # type: ignore[union-attr]
+    x = np.random.default_rng(1).uniform(size=(9, WIDTH)).astype(np.float32)
+    names = ["h", "y"]
+    graphs = (model, quantise_rows(model, products(model)))
+    (expected,), (found,) = (values_inside(graph, names, [{"x": x}]) for graph in graphs)
+    for array, exact in zip(found, expected, strict=True):
+        np.testing.assert_allclose(array, exact, rtol=0.02)
 
 
 def test_what_is_not_chosen_stays_as_it_was(tmp_path: Path) -> None:
