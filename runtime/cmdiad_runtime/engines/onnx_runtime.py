@@ -129,9 +129,10 @@ def import_onnxruntime(name: OnnxRuntimeName) -> Any:
 def session_options(ort: Any, name: OnnxRuntimeName) -> Any:
     """Return the options of every session: all cores of this process, no fallback to another provider."""
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # A provider that cannot load a library says so in the log alone.
     options.intra_op_num_threads = usable_cores()
     if name == "cpu":
+        options.log_severity_level = 4  # Its errors are all exceptions.
         options.enable_mem_pattern = (
             False  # One block for all arrays of a run took up to 280 MB more and was no faster.
         )

@@ -14,7 +14,7 @@ from cmdiad_runtime.engines import onnx_runtime, open_engine
 from cmdiad_runtime.engines.onnx_runtime import PROVIDERS, RTX_PLUGIN
 from cmdiad_runtime.errors import EngineError
 from doubles import install
-from graphs import cloud_graph
+from graphs import cloud_graph, cloud_inputs
 
 DEVICES = ["cuda", "ort-tensorrt", "ort-rtx"]
 
@@ -85,6 +85,16 @@ def test_shared_int8_weights_are_named_where_they_cannot_be_stored_as_uint8(
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
     with pytest.raises(EngineError, match="existing tensor" if exact else "share.*no VNNI.*Export the run again"):
         open_engine(graph)
+
+
+def test_an_error_of_the_processor_is_an_exception_and_no_line_of_the_log(
+    graph: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    inputs = cloud_inputs(3)
+    inputs["cells"][0] = 1000
+    with pytest.raises(EngineError, match="out of"):
+        open_engine(graph).run(inputs)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", DEVICES)
