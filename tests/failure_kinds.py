@@ -471,6 +471,13 @@ def _hole(good: Good) -> Sample:
     return _changed("hole", np.where((part & (distance < 0.0015))[..., None], 0, good.xyz))
 
 
+@kind("A part that lies on something", "xyz")
+def _raised_part(good: Good) -> Sample:
+    xyz = good.xyz.copy()
+    xyz[PartGeometry(Sample("good", xyz=good.xyz)).part, 2] -= 0.008
+    return _changed("raised", xyz)
+
+
 @kind("A block of material that is detached from the part", "xyz")
 def _detached(good: Good) -> Sample:
     part = PartGeometry(Sample("good", xyz=good.xyz)).part

@@ -129,6 +129,7 @@ REASON_NUMBERS: dict[str, int] = {
     "bad-output": 30,
     "internal": 31,
     "no-answer": 32,
+    "part-height": 33,
     "not-ready": 101,
     "stopped": 102,
     "deadline": 103,

@@ -37,6 +37,7 @@ TITLES: dict[str, str] = {
     "point-pitch": "3D points too far apart",
     "plane-distance": "Wrong distance to the table",
     "holes": "Holes or loose material",
+    "part-height": "Part of unusual height",
     "axes": "3D axes swapped",
     "frozen": "Camera repeats a picture",
     "bad-output": "Detector gave no number",

@@ -18,6 +18,7 @@ _COUNTED_HOLE = 4e-6
 _SPARSE = 64  # rows and columns of the points whose extent is measured
 _LEAST_STEPS = 20
 _REACH = 0.995  # share of the points within the extent
+_TOP = 0.95  # share of the points of the part below its height
 
 _Float = npt.NDArray[np.float32]
 
@@ -72,6 +73,9 @@ def measure_part(geometry: PartGeometry, pixel_area: float) -> dict[str, float]:
     values["hole_count"] = float(np.count_nonzero(sizes > _COUNTED_HOLE))
     if plane is not None:
         detached[detached] = plane.distance(geometry.xyz[box][detached]) >= PLANE_CLEARANCE
+        heights = plane.distance(geometry.xyz[part])
+        rank = int(_TOP * (len(heights) - 1))
+        values["part_height"] = float(np.partition(heights, rank)[rank])
     values["detached"] = float(np.count_nonzero(detached)) * pixel_area
     return values
 

@@ -19,7 +19,7 @@ from cmdiad_runtime.reasons import Reason
 from cmdiad_runtime.sample import Sample
 
 _FADED = 0.1  # colour orders from -0.1 to 0.1 are those of pictures with hardly any colour
-_PART_CHECKS = {"plane-distance", "holes"}
+_PART_CHECKS = {"plane-distance", "holes", "part-height"}
 """Checks of the measures that need support plane and part."""
 
 

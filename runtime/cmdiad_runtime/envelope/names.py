@@ -18,6 +18,7 @@ LEARNT_CHECKS: tuple[Reason, ...] = (
     "valid-points",
     "plane-distance",
     "holes",
+    "part-height",
 )
 """Checks whose limits are learnt from the training samples, in the order of the examination."""
 
@@ -91,6 +92,7 @@ MEASURES: dict[str, Measure] = {
     "largest_hole": Measure("holes", "area of the largest hole inside the part", 1e6, " mm²", range=_POSITIVE),
     "hole_count": Measure("holes", "number of holes above 4 mm² inside the part", range=_POSITIVE),
     "detached": Measure("holes", "area of detached material inside the part", 1e6, " mm²", range=_POSITIVE),
+    "part_height": Measure("part-height", "height of the part above its support", 1e3, _MILLIMETRES, range=_POSITIVE),
 }
 """Measures by name, in the order of the examination."""
 
@@ -105,5 +107,6 @@ ACTIONS: dict[Reason, str] = {
     "valid-points": "check the sensor, its filters, and how missing points are written",
     "plane-distance": "check the place of the sensor, and that the background is not cut away",
     "holes": "check for reflections, shadows and loose material",
+    "part-height": "check that the right part is in view, whole and in its usual pose",
 }
 """Remedy of each check, without the way to switch the check off."""

@@ -126,6 +126,16 @@ def test_a_scene_has_the_measures_of_its_geometry() -> None:
     assert values["depth"] == pytest.approx(0.4, abs=1e-4)
     assert (values["valid"], values["away"], values["plane"]) == (1, 1, 1)
     assert values["holes"] == values["detached"] == 0
+    assert values["part_height"] == pytest.approx(0.02, abs=1e-4)
+
+
+def test_height_of_a_part_is_that_of_its_upper_points_and_not_of_a_few_stray_ones() -> None:
+    xyz = Scene().cloud()
+    xyz[60:80, 30:90, 2] = 0.375  # a step over a third of the part
+    assert of_cloud(xyz)["part_height"] == pytest.approx(0.025, abs=1e-4)
+    xyz = Scene().cloud()
+    xyz[50:52, 50:52, 2] = 0.372
+    assert of_cloud(xyz)["part_height"] == pytest.approx(0.02, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ MARGINS: Mapping[str, Margin] = {
     "largest_hole": Margin(4e-6, low=False),
     "hole_count": Margin(0.5, low=False),
     "detached": Margin(4e-6, low=False),
+    "part_height": Margin(1e-3, 0.15),
 }
 """Margins by measure."""
 
