@@ -28,7 +28,8 @@ def picture_of(recipe: Recipe, inputs: Mapping[str, Tensor]) -> Tensor:
     """
     parts = []
     for modality in recipe.mains:
-        planes = inputs[INPUTS[modality]].permute(0, 3, 1, 2).float() / 255
+        image = inputs[INPUTS[modality]].float()  # The cast comes first: TensorRT supports uint8 only here.
+        planes = image.permute(0, 3, 1, 2) / 255
         parts.append(planes[:, :1] if _is_depth(recipe, modality) else planes)
     return torch.cat(parts, 1)
 
