@@ -202,8 +202,8 @@ def trained_dsr3d(data: Path, own_copy: Once) -> Trained:
 
 
 @pytest.fixture(scope="session")
-def exported(trained: Trained, own_copy: Once) -> Exported:
-    """`exported(modality, hallucination, precision, **changes)`: the bundle of a trained run, exported once.
+def bundle_of(own_copy: Once) -> Callable[..., Path]:
+    """`bundle_of(run, precision)`: the bundle of a run of the fixtures above, exported once.
 
     Bundles of one run share a certifier, so the fp32 graph is certified once for all precisions. Tests of
     `write_bundle` certify it for each.
@@ -215,15 +215,47 @@ def exported(trained: Trained, own_copy: Once) -> Exported:
 
     certifiers: dict[Path, Any] = {}
 
-    def export(modality: str, hallucination: str = "none", precision: str = "fp32", **changes: object) -> Path:
-        run = trained(modality, hallucination, **changes)
-
+    def export(run: Path, precision: str = "fp32") -> Path:
         def write(bundle: Path) -> None:
+            if precision != "fp32":  # In this order, the fp32 graph is made once for both bundles.
+                export(run)
             options, opened = ExportOptions(precision), load_run(run)  # type: ignore[arg-type]
             certifiers[run] = certifiers.get(run) or certifier_of(opened, options, SILENT)
             write_bundle(opened, bundle, options, SILENT, certifier=certifiers[run])
 
         return own_copy(f"{run.name}-{precision}.cmdiad", write)
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Trained, bundle_of: Callable[..., Path]) -> Exported:
+    """`exported(modality, hallucination, precision, **changes)`: the bundle of a trained run, see `bundle_of`."""
+
+    def export(modality: str, hallucination: str = "none", precision: str = "fp32", **changes: object) -> Path:
+        return bundle_of(trained(modality, hallucination, **changes), precision)
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def exported_outside(trained: Trained, own_copy: Once) -> Callable[[str, str], Path]:
+    """`exported_outside(modality, precision)`: the bundle of a trained run with its weights beside the graph."""
+    from cmdiad_export.bundle_writer import write_bundle
+    from cmdiad_export.graph import storage
+    from cmdiad_export.options import ExportOptions
+    from cmdiad_runtime.support.reporter import SILENT
+    from cmdiad_train.runs.run import load_run
+
+    def export(modality: str, precision: str) -> Path:
+        run = trained(modality)
+
+        def write(bundle: Path) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(storage, "LARGE", 1)
+                write_bundle(load_run(run), bundle, ExportOptions(precision), SILENT)  # type: ignore[arg-type]
+
+        return own_copy(f"{run.name}-{precision}-outside.cmdiad", write)
 
     return export
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import onnx
 import pytest
 import torch
 
-from cmdiad_export import cli as export
 from cmdiad_runtime.bundle.certificate import TOLERANCES
 from cmdiad_runtime.cli import info, run
 from cmdiad_runtime.engines import open_engine
@@ -36,13 +36,8 @@ def layers_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundles(layers_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder, written = tmp_path_factory.mktemp("bundles"), {}
-    for precision in PRECISIONS:
-        written[precision] = folder / f"{precision}.cmdiad"
-        ended = command(export.cli, layers_run, "--precision", precision, "--out", written[precision])
-        assert ended.code == 0, ended.err
-    return written
+def bundles(layers_run: Path, bundle_of: Callable[[Path, str], Path]) -> dict[str, Path]:
+    return {precision: bundle_of(layers_run, precision) for precision in PRECISIONS}
 
 
 def test_the_record_names_the_layers(layers_run: Path, bundles: dict[str, Path]) -> None:

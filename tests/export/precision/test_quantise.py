@@ -224,12 +224,17 @@ def test_levels_keep_the_most_harmful_up_to_half() -> None:
     assert quantised_levels({"a": 1.0}) == []
 
 
-def test_harm_is_what_a_product_alone_does(trained: object, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def rgb_graphs(trained: object, tmp_path_factory: pytest.TempPathFactory) -> QuantisedGraphs:
     run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
-    graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
+    return golden_graphs(run, "int8", tmp_path_factory.mktemp("graphs") / "graph.onnx")
+
+
+def test_harm_is_what_a_product_alone_does(rgb_graphs: QuantisedGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = rgb_graphs
     worst, fine = graphs.products[2], graphs.products[-1]
     least, largest = graphs.ranges[worst.operand]
-    graphs.ranges[worst.operand] = (100 * least, 100 * largest)  # steps a hundred times as wide
+    monkeypatch.setitem(graphs.ranges, worst.operand, (100 * least, 100 * largest))  # steps a hundred times as wide
     harm = harm_of_each(graphs.base, graphs.quantise, [worst, fine], graphs.samples[-2:])
     assert harm[worst.node] > 5 * harm[fine.node] > 0
     (first, *_) = quantised_levels(harm)
@@ -251,13 +256,12 @@ def test_metres_are_never_quantised(trained: object, tmp_path: Path) -> None:
     assert not any(n.input[0] in restored for n in metres)
 
 
-def test_kept_products_are_as_they_were(trained: object, tmp_path: Path) -> None:
-    run = load_run(trained("rgb", "f2f"))  # type: ignore[operator]
-    graphs = golden_graphs(run, "int8", tmp_path / "graph.onnx")
+def test_kept_products_are_as_they_were(rgb_graphs: QuantisedGraphs) -> None:
+    graphs = rgb_graphs
     nodes = tuple(product.node for product in graphs.products[:4])
     assert graphs.write(Level("some", nodes)) == sorted(product.module for product in graphs.products[:4])
     before = {n.name: [v.name for v in n.inputs] for n in graphs.base.graph}
-    after = {n.name: list(n.input) for n in onnx.load(tmp_path / "graph.onnx").graph.node}
+    after = {n.name: list(n.input) for n in onnx.load(graphs.path).graph.node}
     changed = {name for name, inputs in before.items() if after[name] != inputs}
     assert changed == {product.node for product in graphs.products[4:]}
 

@@ -149,16 +149,8 @@ def test_without_the_package_for_configurations_nothing_is_written(
     assert not (tmp_path / "models").exists()
 
 
-def test_a_large_graph_keeps_its_weights_file(trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cmdiad_export.bundle_writer import write_bundle
-    from cmdiad_export.graph import storage
-    from cmdiad_export.options import ExportOptions
-    from cmdiad_runtime.support.reporter import SILENT
-    from cmdiad_train.runs.run import load_run
-
-    monkeypatch.setattr(storage, "LARGE", 1)
-    write_bundle(load_run(trained("rgb")), tmp_path / "large.cmdiad", ExportOptions(), SILENT)
-    large = Bundle.open(tmp_path / "large.cmdiad")
+def test_a_large_graph_keeps_its_weights_file(exported_outside: Cached, tmp_path: Path) -> None:
+    large = Bundle.open(exported_outside("rgb", "fp32"))
     path = write_model(large, tmp_path / "models", Placement()).path
     assert sorted(file.name for file in (path / "1" / "model.onnx").iterdir()) == ["graph.weights", "model.onnx"]
     with kserve(tmp_path / "models", path.name) as server, Inspector.open(large.path, options(server)) as inspector:
