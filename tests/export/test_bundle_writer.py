@@ -114,7 +114,8 @@ def test_every_widening_is_recorded_with_what_made_it_necessary(exported: Cached
         assert manifest["graph"]["fp32_islands"]
 
 
-def test_search_in_a_loop_keeps_the_results(trained: Cached, tmp_path: Path) -> None:
+def test_search_in_a_loop_keeps_the_results(trained: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.fx.config.do_not_emit_stack_traces", False)  # As outside of the tests.
     run, out = load_run(trained("rgb")), tmp_path / "b.cmdiad"
     reporter = RecordingReporter()
     (size,) = bank_sizes(run.detector, run.golden[0].inputs, "fp32")
