@@ -81,7 +81,7 @@ def test_signal_in_the_middle_keeps_results(
     assert {f"overlays/{path.name}" for path in (out / "overlays").iterdir()} == {line["overlay"] for line in lines}
 
 
-@pytest.mark.parametrize(("action", "step"), [("enospc", 4), ("eio", 4), long("enospc", 1), long("eio", 1)])
+@pytest.mark.parametrize(("action", "step"), [("enospc", 4), ("eio", 4), long("enospc", 1)])
 @pytest.mark.failure_mode("A full disk or a disk error while a picture is written")
 def test_disk_that_fails_once_costs_a_picture_or_ends_the_run(
     exported: Cached, inputs: list[Path], tmp_path: Path, action: str, step: int
