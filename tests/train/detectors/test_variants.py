@@ -41,7 +41,20 @@ DEFAULT_VARIANTS = [("both", "none"), ("xyz", "f2f"), ("xyz", "i2f")]
 POINTS = {"centers", "groups", "weights", "cells"}
 NORMALS = SurfaceExtractor("normals", RgbExtractor("resnet10t", (0, 1), 14))
 POINT_BERT = replace(tiny_recipe("xyz").detector.xyz, network="point_bert")
-SURFACE_VARIANTS = [(m, h) for m, h in POINT_VARIANTS if m != "rgb" or h != "none"]
+SURFACE_VARIANTS = [
+    ("rgb", "none", "part"),
+    ("xyz", "none", "top"),
+    ("both", "none", "part"),
+    ("both", "none", "top"),
+    ("rgb", "f2f", "part"),
+    ("xyz", "f2f", "sensor"),
+    ("xyz", "f2f", "top"),
+    ("rgb", "f2i", "part"),
+    ("xyz", "f2i", "sensor"),
+    ("rgb", "i2f", "sensor"),
+    ("xyz", "i2f", "top"),
+]
+"""Every network in one view at least, every view with one and two sensors and with networks."""
 
 
 def check_single_modality(bundle: Path, data: Path, tmp_path: Path, modality: str) -> None:
@@ -85,25 +98,14 @@ def test_variant_trains_exports_and_inspects_with_its_own_modality_alone(
     assert {i.name for i in session.get_inputs()} == expected_inputs(modality, hallucination, True)
 
 
-@pytest.mark.parametrize(("modality", "hallucination"), some(SURFACE_VARIANTS, [("xyz", "f2f")]))
+@pytest.mark.parametrize(("modality", "hallucination", "view"), some(SURFACE_VARIANTS, [("xyz", "f2f", "sensor")]))
 def test_surface_images_take_the_place_of_points(
-    data: Path, exported: Any, tmp_path: Path, modality: str, hallucination: str
+    data: Path, exported: Any, tmp_path: Path, modality: str, hallucination: str, view: str
 ) -> None:
-    bundle = exported(modality, hallucination, xyz=NORMALS)
+    bundle = exported(modality, hallucination, xyz=NORMALS, view=view)
     check_single_modality(bundle, data, tmp_path, modality)
     session = onnxruntime.InferenceSession(bundle / "graph.onnx")
     assert {i.name for i in session.get_inputs()} == expected_inputs(modality, hallucination, False)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("modality", "hallucination"), [("xyz", "none"), ("xyz", "f2f"), ("xyz", "i2f"), ("both", "none")]
-)
-def test_plan_view_trains_exports_and_inspects(
-    data: Path, exported: Any, tmp_path: Path, modality: str, hallucination: str
-) -> None:
-    bundle = exported(modality, hallucination, xyz=NORMALS, view="top")
-    check_single_modality(bundle, data, tmp_path, modality)
 
 
 @pytest.mark.parametrize("precision", ["fp32", long("fp16")])
@@ -248,17 +250,6 @@ def test_missing_partner_of_a_pair_is_named(data: Path, exported: Any, tmp_path:
     ended = command(cli, exported("both"), own / "gear" / "test" / "good", "--modality", "both")
     assert ended.code == 3
     assert cloud.stem in ended.err
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("modality", "hallucination"), [("rgb", "none"), ("rgb", "f2f"), ("rgb", "f2i"), ("both", "none")]
-)
-def test_cut_out_view_trains_exports_and_inspects(
-    data: Path, exported: Any, tmp_path: Path, modality: str, hallucination: str
-) -> None:
-    bundle = exported(modality, hallucination, xyz=NORMALS, view="part")
-    check_single_modality(bundle, data, tmp_path, modality)
 
 
 def test_cut_out_view_needs_an_image() -> None:
