@@ -91,7 +91,7 @@ def shared_area(geometry: PartGeometry) -> float:
     """
     regions = geometry.image_regions
     cloud = scipy.ndimage.binary_fill_holes(geometry.foreground[:: regions.factor, :: regions.factor])
-    either = np.count_nonzero(cloud | regions.part)
+    either = int(np.count_nonzero(cloud | regions.part))
     return float(np.count_nonzero(cloud & regions.part) / max(either, 1))
 
 
