@@ -32,9 +32,11 @@ def shared_network(kind: str) -> ir.Model:
         for name in "ab"
         for layer, before, after in ((0, "", "h"), (1, "h", "y"))
     ]
-    ends = [[helper.make_tensor_value_info(f"{e}{n}", TensorProto.FLOAT, shape) for n in "ab"] for e in ("", "y")]
+    inputs, outputs = (
+        [helper.make_tensor_value_info(f"{end}{name}", TensorProto.FLOAT, shape) for name in "ab"] for end in ("", "y")
+    )
     stored = [numpy_helper.from_array(weight, f"w{layer}") for layer, weight in enumerate(weights)]
-    graph = helper.make_graph(nodes, "shared", *ends, stored)
+    graph = helper.make_graph(nodes, "shared", inputs, outputs, stored)
     return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
 
 
