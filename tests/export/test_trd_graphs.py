@@ -12,13 +12,16 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.graph.passes.name_by_module import module_of
+from cmdiad_export.options import ExportOptions
 from cmdiad_export.precision.levels import is_within
 from cmdiad_runtime.bundle.built_engines import profiles_of
 from cmdiad_runtime.bundle.bundle import Bundle
 from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.engines.building.builder import BuildRequest, build_engine
+from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.runs.run import load_run
 from lanes import long, some
 
@@ -102,7 +105,13 @@ def test_sums_of_cosines_stay_fp32(fitted: Callable[..., Path], bundled: Bundled
 
 @pytest.mark.parametrize(
     ("variant", "modality", "precision"),
-    [("mtfi-trd", "xyz", "fp16"), *(long("trd", "both", precision) for precision in ("fp16", "int8", "int8-cpu"))],
+    [
+        ("mtfi-trd", "xyz", "fp16"),
+        *(long("trd", "both", precision) for precision in ("fp16", "int8", "int8-cpu")),
+        *(long("mtfi-trd", "xyz", precision) for precision in ("int8", "int8-cpu")),
+        *(long("rd", "rgb", precision) for precision in ("int8", "int8-cpu")),
+        long("rd", "both", "fp16"),
+    ],
 )
 def test_a_reduced_graph_passes_its_certificate(
     bundled: Bundled, variant: str, modality: str, precision: Precision
@@ -131,9 +140,14 @@ def test_int8_cpu_multiplies_integers(bundled: Bundled, tmp_path: Path) -> None:
     assert taken["QLinearConv"] == written["Conv"] - kept > kept
 
 
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package"
+)
+
+
 @pytest.mark.rtx
 @pytest.mark.long
-@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs the tensorrt-rtx package")
+@needs_rtx
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_rtx_engine_is_built_without_a_gpu(bundled: Bundled, tmp_path: Path, precision: Precision) -> None:
     bundle = bundled("trd", "both", precision)
@@ -148,3 +162,14 @@ def test_rtx_engine_is_built_without_a_gpu(bundled: Bundled, tmp_path: Path, pre
     assert built.size_bytes > 0
     assert built.scratch_bytes is not None
     assert built.scratch_bytes > 0
+
+
+@pytest.mark.rtx
+@pytest.mark.long
+@needs_rtx
+def test_size_and_scratch_of_an_engine_are_in_the_bundle(fitted: Callable[..., Path], tmp_path: Path) -> None:
+    options = ExportOptions("fp16", target="rtx")
+    manifest = write_bundle(load_run(fitted("rd", "rgb")), tmp_path / "rd.cmdiad", options, SILENT)
+    (engine,) = manifest["engines"]
+    assert engine["fingerprint"]["size_bytes"] > 0
+    assert engine["fingerprint"]["scratch_bytes"] > 0
