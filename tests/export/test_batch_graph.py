@@ -118,7 +118,7 @@ def test_results_of_one_image_too(bundle: Bundle) -> None:
 
 @pytest.mark.long
 def test_reverse_distillation_runs_its_networks_once(fitted: Cached, tmp_path: Path) -> None:
-    """With two branches. The networks of other variants are run by the same calls."""
+    """Test `rd` of both sensors, which has two branches; the other variants call the same functions."""
     bundle = written(fitted("rd", "both"), tmp_path / "b.cmdiad")
     assert_same_convolutions(bundle)
     check_each_place(bundle)

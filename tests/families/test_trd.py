@@ -112,7 +112,7 @@ def test_a_bundle_inspects_with_one_sensor(bundle: Path, own_data: Path, case: t
 
 @pytest.mark.failure_mode("A cloud without a point in a corner, for published depth or pseudo-normals")
 def test_a_cloud_without_its_support_is_rejected(data: Path, tmp_path: Path) -> None:
-    """The variant rd needs no file of the other sensor for its training either."""
+    """Also train without any image: the variant `rd` of the 3D sensor reads clouds only."""
     data = Path(shutil.copytree(data, tmp_path / "parts"))
     _delete(data, "rgb", ("train", "validation", "test"))
     run, bundle = tmp_path / "run", tmp_path / "bundle.cmdiad"

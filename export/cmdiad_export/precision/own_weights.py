@@ -7,6 +7,8 @@ copy: a graph that applies one network to two arrays did not open (ONNX Runtime 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 
 from cmdiad_export.precision.quantise import constant
@@ -33,22 +35,32 @@ def _is_int8(value: ir.Value | None) -> bool:
 def _copy_node(graph: ir.Graph, node: ir.Node) -> bool:
     """Give each reader but the first a copy of a node with one output; return True if there was another reader."""
     (output,) = node.outputs
-    others = list(output.uses())[1:]
-    for number, use in enumerate(others, start=2):
-        copy = ir.val(f"{output.name}/{number}", output.dtype, output.shape)
-        attributes = list(node.attributes.values())
-        inputs, name = list(node.inputs), f"{node.name}/{number}"
-        graph.insert_after(node, ir.Node("", node.op_type, inputs, attributes, outputs=[copy], name=name))
-        use.node.replace_input_with(use.idx, copy)
-    return bool(others)
+    attributes = list(node.attributes.values())
+
+    def add(number: int) -> ir.Value:
+        copy, name = ir.val(f"{output.name}/{number}", output.dtype, output.shape), f"{node.name}/{number}"
+        graph.insert_after(node, ir.Node("", node.op_type, node.inputs, attributes, outputs=[copy], name=name))
+        return copy
+
+    return _separate(output, add)
 
 
 def _copy_constant(graph: ir.Graph, value: ir.Value) -> bool:
     """Give each reader but the first a copy of a constant; return True if there was another reader."""
     assert value.const_value is not None
+    array = value.const_value.numpy()
+
+    def add(number: int) -> ir.Value:
+        copy = constant(f"{value.name}/{number}", array)
+        graph.register_initializer(copy)
+        return copy
+
+    return _separate(value, add)
+
+
+def _separate(value: ir.Value, add: Callable[[int], ir.Value]) -> bool:
+    """Let each reader of a value but the first read what `add` makes for it; return True if there was another one."""
     others = list(value.uses())[1:]
     for number, use in enumerate(others, start=2):
-        copy = constant(f"{value.name}/{number}", value.const_value.numpy())
-        graph.register_initializer(copy)
-        use.node.replace_input_with(use.idx, copy)
+        use.node.replace_input_with(use.idx, add(number))
     return bool(others)

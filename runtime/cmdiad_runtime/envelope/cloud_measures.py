@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import scipy
@@ -73,9 +75,7 @@ def measure_part(geometry: PartGeometry, pixel_area: float) -> dict[str, float]:
     values["hole_count"] = float(np.count_nonzero(sizes > _COUNTED_HOLE))
     if plane is not None:
         detached[detached] = plane.distance(geometry.xyz[box][detached]) >= PLANE_CLEARANCE
-        heights = plane.distance(geometry.xyz[part])
-        rank = int(_TOP * (len(heights) - 1))
-        values["part_height"] = float(np.partition(heights, rank)[rank])
+        values["part_height"] = _quantile(plane.distance(geometry.xyz[part]), _TOP)
     values["detached"] = float(np.count_nonzero(detached)) * pixel_area
     return values
 
@@ -119,12 +119,17 @@ def _extent(points: _Float) -> dict[str, float]:
         return {"away": np.nan, "depth": np.nan, "reach": np.nan}
     middle = np.median(points, axis=0)
     distance = np.abs(points - middle).max(axis=1)
-    rank = int(_REACH * (len(distance) - 1))
     return {
         "away": float(np.count_nonzero(points[:, 2] > 0) / len(points)),
         "depth": float(middle[2]),
-        "reach": float(np.partition(distance, rank)[rank]),
+        "reach": _quantile(distance, _REACH),
     }
+
+
+def _quantile(values: npt.NDArray[np.floating[Any]], share: float) -> float:
+    """Return the value that this share of the values `[n]` does not exceed, without interpolation."""
+    rank = int(share * (len(values) - 1))
+    return float(np.partition(values, rank)[rank])
 
 
 def _box(part: Mask) -> tuple[slice, slice]:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -813,6 +813,13 @@ def test_a_file_that_a_kill_left_under_a_hidden_name_is_not_replaced(tmp_path: P
     assert (done / "OK" / "1-2.png").exists()
 
 
+def rename_no_cloud(path: Path, target: Path, rename: Callable[[Path, Path], Path] = Path.rename) -> Path:
+    """Rename a file as `Path.rename` does, but refuse clouds."""
+    if path.suffix == ".ply":
+        raise PermissionError(13, "Permission denied")
+    return rename(path, target)
+
+
 def test_a_cloud_that_cannot_be_moved_is_moved_before_the_next_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -822,16 +829,9 @@ def test_a_cloud_that_cannot_be_moved_is_moved_before_the_next_part(
         watched.write(f"{part}.ply")
     watched.search()
     samples = watched.search(after=2)
-    rename = Path.rename
-
-    def refuse_clouds(path: Path, target: Path) -> Path:
-        if path.suffix == ".ply":
-            raise PermissionError(13, "Permission denied")
-        return rename(path, target)
-
     with open_done_folders(watched.folder, tmp_path / "done") as done:
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "rename", refuse_clouds)
+            patch.setattr(Path, "rename", rename_no_cloud)
             assert done.move(samples[0], "OK") == "permission denied"
             assert "an unfinished move" in done.move(samples[1], "OK")
         assert done.move(samples[1], "OK") == ""
@@ -849,16 +849,9 @@ def test_a_sample_of_one_file_keeps_the_record_of_an_unfinished_move(
     watched.search()
     (pair,) = watched.search(after=2)
     (alone,) = watched.search(after=100)
-    rename = Path.rename
-
-    def refuse_clouds(path: Path, target: Path) -> Path:
-        if path.suffix == ".ply":
-            raise PermissionError(13, "Permission denied")
-        return rename(path, target)
-
     with open_done_folders(watched.folder, tmp_path / "done") as done:
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "rename", refuse_clouds)
+            patch.setattr(Path, "rename", rename_no_cloud)
             assert done.move(pair, "OK") == "permission denied"
         assert done.move(alone, "NG") == ""
     assert cloud.exists()
