@@ -32,7 +32,7 @@ TITLES: dict[str, str] = {
     "colour": "Unusual colours",
     "exposure": "Too dark or too bright",
     "sharpness": "Not sharp",
-    "noise": "Noisy picture",
+    "noise": "Noisy picture or 3D points",
     "valid-points": "Too few 3D points",
     "point-pitch": "3D points too far apart",
     "plane-distance": "Wrong distance to the table",
