@@ -237,17 +237,22 @@ def batch_self_test_of(bundle: Bundle, name: EngineName) -> SelfTest:
 
 
 def _require_proof(bundle: Bundle, chosen: ChosenEngine, name: EngineName) -> None:
-    """Close the engine and raise EngineError unless the export or a self-test proves it.
-
-    An int8 graph is tested at each opening on a processor that may cut off sums of int8 products, because the export
-    may have certified it on another processor; see `adds_int8_products_exactly`.
-    """
+    """Close the engine and raise EngineError unless the export or a self-test proves it."""
     if not _is_certified(bundle, chosen, certified=name == "cpu"):
         chosen.engine.close()
         raise _untested(bundle, chosen, name)
-    if name == "cpu" and bundle.precision in ("int8", "int8-cpu") and not adds_int8_products_exactly():
+    if name == "cpu" and is_tested_at_each_opening(bundle):
         action = "export the run with --precision fp16, because this processor has no VNNI instructions"
         require_self_test(bundle, chosen, action)
+
+
+def is_tested_at_each_opening(bundle: Bundle) -> bool:
+    """Return True if each opening of the graph on this processor runs the golden samples first.
+
+    An int8 graph is tested on a processor that may cut off sums of int8 products, because the export may have certified
+    it on another processor; see `adds_int8_products_exactly`.
+    """
+    return bundle.precision in ("int8", "int8-cpu") and not adds_int8_products_exactly()
 
 
 def require_self_test(

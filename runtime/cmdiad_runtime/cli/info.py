@@ -172,6 +172,8 @@ def _tested(engine: dict[str, Any]) -> str:
     if engine["self_test"] is not None:
         result = "passed" if engine["self_test"] else "FAILED"
         return f"self-test {result} {engine['self_test_created']} on {engine['self_test_on']}"
+    if engine.get("tested_at_each_opening", False):
+        return "tested with the golden samples at each opening, because this processor may add int8 products inexactly"
     if engine["certified"]:
         return "certified for processors of this architecture"
     return f"not tested on this machine; run cmdiad-run BUNDLE --self-test --engine {engine['engine']}"

@@ -215,11 +215,20 @@ def _envelope(envelope: Envelope | None) -> dict[str, Any] | None:
 def _engines(bundle: Bundle) -> list[dict[str, Any]]:
     """Return the engines that can run a bundle on this machine, each with its certificate or self-test here."""
     from cmdiad_runtime.bundle.built_engines import engines_of
+    from cmdiad_runtime.bundle.engine_selection import is_tested_at_each_opening
     from cmdiad_runtime.bundle.self_test import self_tests_of
 
     certified = bundle.record.certificate.machine == platform.machine()
     tests = {test.engine: test for test in self_tests_of(bundle)}
-    engines = [{"engine": "cpu", "origin": "onnxruntime", "certified": certified, **_tested(tests.pop("cpu", None))}]
+    engines: list[dict[str, Any]] = [
+        {
+            "engine": "cpu",
+            "origin": "onnxruntime",
+            "certified": certified,
+            "tested_at_each_opening": is_tested_at_each_opening(bundle),
+            **_tested(tests.pop("cpu", None)),
+        }
+    ]
     for name, library in LIBRARIES.items():
         for engine in engines_of(bundle, library):
             origin = f"{library} {engine.fingerprint.library_version}"

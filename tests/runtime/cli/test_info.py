@@ -57,6 +57,18 @@ def test_bundle(exported: Cached, trained: Cached, tmp_path: Path, monkeypatch: 
     assert text["engine"] == "cpu (onnxruntime): certified for processors of this architecture"
 
 
+def test_int8_bundle_is_tested_at_each_opening_without_vnni(
+    exported: Cached, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CMDIAD_CACHE", str(tmp_path / "cache"))
+    bundle = exported("rgb", precision="int8-cpu")
+    for exact, expected in ((True, "certified for processors"), (False, "tested with the golden samples at each")):
+        monkeypatch.setattr(
+            "cmdiad_runtime.bundle.engine_selection.adds_int8_products_exactly", lambda exact=exact: exact
+        )
+        assert lines(bundle)["engine"].startswith(f"cpu (onnxruntime): {expected}")
+
+
 def test_bundle_with_another_threshold_and_a_self_test(
     own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
