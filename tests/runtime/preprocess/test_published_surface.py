@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.errors import InputError
+from cmdiad_runtime.preprocess.cloud import published_surface
 from cmdiad_runtime.preprocess.cloud.published_surface import (
     KernelWidth,
     PublishedKind,
@@ -42,6 +43,23 @@ def cloud(height: int = 60, width: int = 60) -> np.ndarray:
     xyz = np.stack([u, v, 0.5 + 0.1 * u], axis=2)
     xyz[height // 3 : 2 * height // 3, width // 4 : 3 * width // 4, 2] -= 0.02
     return xyz.astype(np.float32)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(("cloud", "prefix"), [("xyz", "native"), ("rgbd_xyz64", "rgbd")])
+def test_the_support_plane_is_the_published_one(golden: dict[str, np.ndarray], cloud: str, prefix: str) -> None:
+    xyz = golden[cloud]
+    off_plane = published_surface._support_plane(xyz, "a").distance(xyz) > published_surface._CLEARANCE
+    assert np.array_equal(off_plane, golden[f"{prefix}_mask_plane"].astype(bool))
+    assert np.array_equal(off_plane & (xyz[..., 2] != 0), golden[f"{prefix}_mask_and_z"].astype(bool))
+
+
+@pytest.mark.golden
+def test_the_corner_points_are_the_published_ones(golden: dict[str, np.ndarray]) -> None:
+    plane = published_surface._support_plane(golden["xyz"], "a")
+    assert plane.distance(golden["native_plane_points"]).max() < 1e-6
+    expected = golden["native_plane"] / np.linalg.norm(golden["native_plane"][:3])
+    assert np.abs([*plane.normal, -plane.offset] - expected).max() < 1e-6
 
 
 @pytest.mark.golden

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import roc_auc_score
 
 from cmdiad_train.evaluation.metrics import ProMode, area_under_pro, au_pro, auroc, pixel_auroc, pro_curve, roc_curve
-
-GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "small_cases.npz"
+from golden import load
 
 
 def random_set(seed: int, levels: int) -> tuple[Any, Any]:
@@ -169,12 +167,25 @@ def test_errors() -> None:
 
 
 @pytest.mark.golden
-@pytest.mark.skipif(not GOLDEN.exists(), reason="../shared/golden is not here")
 def test_published_mode_is_the_published_code() -> None:
-    with np.load(GOLDEN, allow_pickle=False) as golden:
-        masks, maps = golden["pro_gt"], golden["pro_pred"]
-        fpr, pro = pro_curve(masks, maps, mode="published")
-        np.testing.assert_array_equal(fpr, golden["pro_curve_fpr"])
-        np.testing.assert_array_equal(pro, golden["pro_curve_pro"])
-        assert au_pro(masks, maps, 0.3, mode="published") == golden["pro_03"]
-        assert au_pro(masks, maps, 0.01, mode="published") == golden["pro_001"]
+    recorded = load("small_cases")
+    masks, maps = recorded["pro_gt"], recorded["pro_pred"]
+    fpr, pro = pro_curve(masks, maps, mode="published")
+    np.testing.assert_array_equal(fpr, recorded["pro_curve_fpr"])
+    np.testing.assert_array_equal(pro, recorded["pro_curve_pro"])
+    assert au_pro(masks, maps, 0.3, mode="published") == recorded["pro_03"]
+    assert au_pro(masks, maps, 0.01, mode="published") == recorded["pro_001"]
+
+
+@pytest.mark.golden
+def test_metrics_are_those_of_published_reverse_distillation() -> None:
+    recorded = load("trd_metrics")
+    masks, maps = recorded["gt"], recorded["pred"]
+    labels, scores = masks.max((1, 2)), maps.max((1, 2))
+    assert auroc(labels, scores) == pytest.approx(float(recorded["image_auroc"]), abs=1e-12)
+    assert pixel_auroc(masks, maps) == pytest.approx(float(recorded["pixel_auroc"]), abs=1e-12)
+    fpr, pro = pro_curve(masks, maps, mode="published")
+    np.testing.assert_allclose(fpr, recorded["pro_fpr"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(pro, recorded["pro_pro"], rtol=0, atol=1e-12)
+    areas = [area_under_pro(fpr, pro, limit) for limit in recorded["limits"]]
+    np.testing.assert_allclose(areas, recorded["au_pro"], rtol=0, atol=1e-12)
