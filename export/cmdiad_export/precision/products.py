@@ -46,6 +46,14 @@ class Product:
     axis: int
     channels: int
 
+    @property
+    def columns(self) -> str:
+        """Name of the weights with the direction of their output channels.
+
+        A graph may multiply by one weight (MatMul) and by its transpose (Gemm); each has its own scales.
+        """
+        return f"{self.weight}/{self.axis}"
+
 
 def network_roots(detector: TrainedDetector) -> tuple[str, ...]:
     """Return the top-level submodules that contain a detector's networks."""

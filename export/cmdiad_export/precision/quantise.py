@@ -69,11 +69,11 @@ class QuantiseProducts(ir.passes.InPlacePass):
             product = self._chosen.get(str(node.name))
             if product is None:
                 continue
-            for name, quantised in ((product.operand, self._operand), (product.weight, self._weight)):
+            for name, quantised in ((product.operand, self._operand), (product.columns, self._weight)):
                 if name not in restored:
                     restored[name] = quantised(graph, node, product)
             node.replace_input_with(0, restored[product.operand])
-            node.replace_input_with(1, restored[product.weight])
+            node.replace_input_with(1, restored[product.columns])
         drop_unused(graph, {product.weight for product in self._chosen.values()})
         return ir.passes.PassResult(model, modified=bool(self._chosen))
 
@@ -96,7 +96,7 @@ class QuantiseProducts(ir.passes.InPlacePass):
         for value in values:
             graph.register_initializer(value)
         scale, zero, numbers = values
-        return _restore(graph, node, product.weight, [numbers, scale, zero], product.axis)
+        return _restore(graph, node, product.columns, [numbers, scale, zero], product.axis)
 
 
 def _restore(
@@ -114,13 +114,13 @@ def _stored(product: Product, weight: npt.NDArray[np.float32], kind: Quantised) 
     """Return scale, zero point and quantised numbers of a product's weights."""
     others = tuple(axis for axis in range(weight.ndim) if axis != product.axis)
     largest = np.abs(weight).max(others if kind == "int8" else None)
-    scale, zero = _scale(product.weight, largest, kind)
+    scale, zero = _scale(product.columns, largest, kind)
     shape = [1] * weight.ndim
     if kind == "int8":
         shape[product.axis] = -1
     assert scale.const_value is not None
     scaled = weight / scale.const_value.numpy().reshape(shape)
-    return [scale, zero, _numbers(f"{product.weight}_{kind}", scaled, kind)]
+    return [scale, zero, _numbers(f"{product.columns}_{kind}", scaled, kind)]
 
 
 def _scale(name: str, largest: npt.NDArray[np.float32] | np.float32, kind: Quantised) -> tuple[ir.Value, ir.Value]:

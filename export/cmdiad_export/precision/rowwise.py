@@ -93,10 +93,10 @@ class QuantiseRows(ir.passes.InPlacePass):
                 continue
             if product.operand not in rows:
                 rows[product.operand] = _Rows(graph, node, product.operand, shared)
-            if product.weight not in columns:
-                columns[product.weight] = _Columns(graph, product)
-            _replace(graph, node, rows[product.operand], columns[product.weight])
-        drop_unused(graph, set(columns))
+            if product.columns not in columns:
+                columns[product.columns] = _Columns(graph, product)
+            _replace(graph, node, rows[product.operand], columns[product.columns])
+        drop_unused(graph, {product.weight for product in self._chosen.values()})
         return ir.passes.PassResult(model, modified=bool(self._chosen))
 
 
@@ -152,9 +152,9 @@ class _Columns:
         largest = np.abs(matrix).max(0)
         scale = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
         numbers = np.clip(np.rint(matrix / scale), -LARGEST, LARGEST).astype(np.int8)
-        self.numbers = constant(f"{product.weight}/columns", np.ascontiguousarray(numbers))
-        self.scale = constant(f"{product.weight}/column_scale", scale)
-        self.sum = constant(f"{product.weight}/column_sum", numbers.sum(0, dtype=np.float32))
+        self.numbers = constant(f"{product.columns}/columns", np.ascontiguousarray(numbers))
+        self.scale = constant(f"{product.columns}/column_scale", scale)
+        self.sum = constant(f"{product.columns}/column_sum", numbers.sum(0, dtype=np.float32))
         for value in (self.numbers, self.scale, self.sum):
             graph.register_initializer(value)
 

@@ -126,6 +126,33 @@ def test_quantised_graph_computes_what_its_scales_say(kind: str, tmp_path: Path)
         np.testing.assert_array_equal(outputs["z"], sample["metres"] @ coordinates(model))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weight_and_its_transpose_have_separate_scales(kind: str, tmp_path: Path) -> None:
+    """A Gemm that transposes its weights and a MatMul by the same weights have other output channels."""
+    weight = np.random.default_rng(0).normal(size=(HIDDEN, HIDDEN)) * np.geomspace(0.001, 1, HIDDEN)
+    nodes = [
+        helper.make_node("Gemm", ["x", "weight"], ["transposed"], "features.transpose/g", transB=1),
+        helper.make_node("MatMul", ["x", "weight"], ["multiplied"], "features.multiply/m"),
+    ]
+    x, *outputs = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [6, HIDDEN])
+        for name in ("x", "transposed", "multiplied")
+    )
+    graph = helper.make_graph(nodes, "both", [x], outputs, [numpy_helper.from_array(weight.astype("f4"), "weight")])
+    opset = [helper.make_opsetid("", OPSETS[kind])]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=opset, ir_version=9))
+    sample = {"x": np.random.default_rng(1).normal(size=(6, HIDDEN)).astype(np.float32)}
+    found = products(model)
+    ranges = value_ranges(model, ["x"], [sample])
+    ir.save(quantise(model, ranges, kind, found), tmp_path / "q.onnx")
+    results = open_engine(tmp_path / "q.onnx").run(sample)
+    rows = fake(torch.from_numpy(sample["x"]), torch.tensor(ranges["x"]).abs().max(), kind)
+    for name, matrix in (("multiplied", weight), ("transposed", weight.T)):
+        columns = torch.from_numpy(np.ascontiguousarray(matrix, np.float32))
+        largest = columns.abs().amax(0, keepdim=True) if kind == "int8" else columns.abs().max()
+        np.testing.assert_allclose(results[name], rows @ fake(columns, largest, kind), rtol=0, atol=2e-4)
+
+
 def test_the_session_has_gone_before_its_folder_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows keeps the file of a graph that a session has mapped."""
     sessions: list[weakref.ref[Any]] = []
@@ -185,7 +212,7 @@ def test_symmetric_and_in_one_type(kind: str) -> None:
         assert not numpy_helper.to_array(stored[node.input[2]]).astype(np.float32).any()
         assert (numpy_helper.to_array(stored[node.input[1]]) > 0).all()
     per_channel = (HIDDEN,) if kind == "int8" else ()
-    assert numpy_helper.to_array(stored["features.conv.weight_scale"]).shape == per_channel
+    assert numpy_helper.to_array(stored["features.conv.weight/0_scale"]).shape == per_channel
     assert "features.conv.weight" not in stored
     assert stored["features.conv.bias"].data_type == TensorProto.FLOAT
     assert quantised.opset_imports[""] == OPSETS[kind]

@@ -55,6 +55,20 @@ def two_layers() -> ir.Model:
     return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
 
 
+def both_directions(first: str) -> ir.Model:
+    """`x` [n, WIDTH] times one square weight and times its transpose; the node of the kind `first` comes first."""
+    weight = np.random.default_rng(0).normal(size=(WIDTH, WIDTH)) * np.geomspace(0.01, 10, WIDTH)
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["multiplied"], "features.multiply/m"),
+        helper.make_node("Gemm", ["x", "weight"], ["transposed"], "features.transpose/g", transB=1),
+    ]
+    names = ("x", "multiplied", "transposed")
+    x, *outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", WIDTH]) for name in names)
+    stored = [numpy_helper.from_array(weight.astype(np.float32), "weight")]
+    graph = helper.make_graph(nodes if first == "MatMul" else nodes[::-1], "both", [x], outputs, stored)
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
+
+
 def emulated(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The product of rows and columns rounded to 255 and 2 times 127 steps, in float64."""
     least = x.min(1, keepdims=True)
@@ -95,6 +109,17 @@ def test_values_inside_a_graph_are_sums_that_are_not_cut_off() -> None:
     (expected,), (found,) = (values_inside(graph, names, [{"x": x}]) for graph in graphs)
     for array, exact in zip(found, expected, strict=True):
         np.testing.assert_allclose(array, exact, rtol=0.02)
+
+
+@pytest.mark.parametrize("first", ["MatMul", "Gemm"])
+def test_a_weight_and_its_transpose_have_separate_columns(tmp_path: Path, first: str) -> None:
+    model = both_directions(first)
+    ir.save(quantise_rows(model, products(model)), tmp_path / "q.onnx")
+    x = np.random.default_rng(1).normal(size=(9, WIDTH)).astype(np.float32)
+    (weight,) = (v.const_value.numpy().astype(np.float64) for v in model.graph.initializers.values())
+    outputs = open_engine(tmp_path / "q.onnx").run({"x": x})
+    for name, matrix in (("multiplied", weight), ("transposed", weight.T)):
+        np.testing.assert_allclose(outputs[name], emulated(x.astype(np.float64), matrix), rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_not_chosen_stays_as_it_was(tmp_path: Path) -> None:
