@@ -21,6 +21,7 @@ from cmdiad_train.cli.train import cli
 from cmdiad_train.fit import before
 from cmdiad_train.fit import fit as fit_module
 from cmdiad_train.fit.fit import CACHE, fit
+from cmdiad_train.fit.run_folder import has_leftovers, remove_leftovers
 from cmdiad_train.runs.record import read_record
 from helpers import RecordingReporter, assert_refused, command, tiny_recipe
 from runs import assert_whole, hashes
@@ -58,7 +59,7 @@ def test_leftovers_of_killed_trainings_are_removed(data: Path, tmp_path: Path) -
     run = tmp_path / "run"
     fit(data, "gear", tiny_recipe(), run)
     before = hashes(run)
-    for name in (".banks.0123abcd.safetensors", ".run.89abcdef.json", ".tmpX9fY2z"):
+    for name in (".banks.0123abcd.safetensors", ".run.89abcdef.json", ".tmpX9fY2z", "banks.checkpoint.safetensors"):
         (run / name).write_bytes(b"half")
     (run / ".notes").write_text("mine")
     (run / CACHE / "features").mkdir(parents=True)
@@ -66,6 +67,16 @@ def test_leftovers_of_killed_trainings_are_removed(data: Path, tmp_path: Path) -
     (run / ".notes").unlink()
     assert hashes(run) == before
     assert not (run / CACHE).exists()
+
+
+def test_only_the_checkpoint_of_a_finished_network_is_a_leftover(tmp_path: Path) -> None:
+    for name in ("first.safetensors", "first.checkpoint.safetensors"):
+        (tmp_path / name).touch()
+    assert has_leftovers(tmp_path)
+    (tmp_path / "second.checkpoint.safetensors").touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.safetensors", "second.checkpoint.safetensors"]
+    assert not has_leftovers(tmp_path)
 
 
 @contextmanager

@@ -133,10 +133,10 @@ def trained_network(
         with disk_errors(schedule.file):
             schedule.file.parent.mkdir(parents=True, exist_ok=True)
         log = train(task_of(stopping), training, options, checkpoint, context.reporter)
-        save_tensors(schedule.file, network.state_dict())
         name = schedule.name.replace(" ", "-")
         write_log(context.run / f"{name}.csv", log)
         plot_losses(context.run / f"{name}.png", [e.loss for e in log], [e.validation for e in log])
+        save_tensors(schedule.file, network.state_dict())  # last: no later attempt trains again once the file exists
     checkpoint.path.unlink(missing_ok=True)
     load_state(network, load_tensors(schedule.file), schedule.file)
     network.to(context.device).eval().requires_grad_(False)

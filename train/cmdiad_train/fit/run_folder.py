@@ -18,6 +18,7 @@ CACHE = "cache"
 """Folder of a run for files that are deleted when the training is complete."""
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?|\.tmp\w{6}")
 """Names of unfinished files: those of `atomic_write`, and those of the package safetensors."""
+_CHECKPOINT = ".checkpoint.safetensors"
 
 
 @contextmanager
@@ -51,18 +52,21 @@ def owned_run_folder(run: Path) -> Iterator[None]:
 
 
 def has_leftovers(run: Path) -> bool:
-    """Return True if a training was killed while it wrote a file, or before it removed the cache of a finished run."""
-    return (run / CACHE).exists() or any(_is_unfinished(path) for path in run.iterdir())
+    """Return True if a training was killed while it wrote or removed a file, or before it removed the cache."""
+    return (run / CACHE).exists() or any(_is_leftover(path) for path in run.iterdir())
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove unfinished files of killed trainings from the folder of a run. The caller owns the folder."""
+    """Remove useless files of killed trainings from the folder of a run. The caller owns the folder."""
     for path in run.iterdir():
-        if _is_unfinished(path):
+        if _is_leftover(path):
             path.unlink(missing_ok=True)
 
 
-def _is_unfinished(path: Path) -> bool:
+def _is_leftover(path: Path) -> bool:
+    """Return True for an unfinished file, and for the checkpoint of a network whose file is finished."""
+    if path.name.endswith(_CHECKPOINT):
+        return path.with_name(f"{path.name.removesuffix(_CHECKPOINT)}.safetensors").is_file()
     return _TEMPORARY.fullmatch(path.name) is not None and path.is_file()
 
 

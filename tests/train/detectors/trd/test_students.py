@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -158,6 +159,24 @@ def test_a_disk_that_fills_up_ends_in_one_error_and_the_training_resumes(
     (tmp_path / "whole").mkdir()
     expected = trained(context(tmp_path / "whole")).state_dict()
     assert all(torch.equal(resumed[name], value) for name, value in expected.items())
+
+
+def test_a_student_whose_training_was_killed_before_its_plot_still_gets_log_and_plot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_training, "CHECKPOINT_SECONDS", 0)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    trained(context(whole))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(network_training, "plot_losses", mock.Mock(side_effect=KeyboardInterrupt))
+        trained(context(killed))
+    trained(context(killed))
+    files = [path.name for path in sorted(whole.iterdir())]
+    assert files == ["student.safetensors", "train-rgb-student.csv", "train-rgb-student.png"]
+    assert [path.name for path in sorted(killed.iterdir())] == files
+    assert all((killed / name).read_bytes() == (whole / name).read_bytes() for name in files)
 
 
 def test_a_finished_student_is_loaded_and_not_trained_again(tmp_path: Path) -> None:
