@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT / name) for name in ("runtime", "train", "tests")]
 from cmdiad_runtime.support.command_line import run_command  # noqa: E402 - needs the line above
 from faults import random_moments  # noqa: E402
 from helpers import make_data  # noqa: E402
-from killed_trainings import after, check_resumed, check_stopped, count_changes, train  # noqa: E402
+from killed_trainings import OPTIONS, Training, after, check_resumed, check_stopped, count_changes, train  # noqa: E402
 from runs import hashes  # noqa: E402
 
 HELP = """Stop small trainings in every way, and check the run directory that is left.
@@ -43,14 +43,15 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 @click.command("kill_trainings", help=HELP)
+@click.option("--training", "name", type=click.Choice(list(OPTIONS)), default="bank", help="Training to stop.")
 @click.option("--moments", type=click.IntRange(min=0), default=25, help="Random moments for each of the four signals.")
 @click.option("--every", type=click.IntRange(min=1), default=1, help="Step between operations at which the disk fails.")
 @click.option("--seed", default=0, help="Seed of the moments.")
-def cli(moments: int, every: int, seed: int) -> None:
+def cli(name: str, moments: int, every: int, seed: int) -> None:
     """See HELP."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
     with tempfile.TemporaryDirectory() as folder:
-        trial = _Trial(Path(folder))
+        trial = _Trial(Path(folder), name)
         for number in SIGNALS:
             trial.stop_at_random(number, moments, seed + number)
         trial.stop_at_operations(every)
@@ -64,12 +65,13 @@ class _Trial:
         counts: Number of stops by kind, and of trainings that had ended before the stop.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
         self.counts: Counter[str] = Counter()
-        self.data = make_data(folder / "parts", train=6, validation=2, test={"good": 1, "hole": 1}) / "gear"
+        data = make_data(folder / "parts", train=6, validation=2, test={"good": 1, "hole": 1}) / "gear"
+        self.training = Training(data, name)
         start = time.monotonic()
-        assert train(self.data, folder / "whole") == 0
+        self.operations = count_changes(self.training, folder / "whole")
         self.seconds = time.monotonic() - start
         self.expected = hashes(folder / "whole")
 
@@ -77,25 +79,23 @@ class _Trial:
         """Send a signal at random moments."""
         for moment in random_moments(self.seconds, moments, seed):
             with self._run() as run:
-                code = train(self.data, run, stop=after(moment, number))
+                code = train(self.training, run, stop=after(moment, number))
                 assert code in (0, -number, 128 + number), code
                 check_stopped(run, number)
-                check_resumed(self.data, run, self.expected)
+                check_resumed(self.training, run, self.expected)
                 self.counts[number.name] += 1
                 click.echo(f"{number.name} after {moment:.2f} s: {code}", err=True)
                 self.counts["ended before the stop"] += code == 0
 
     def stop_at_operations(self, every: int) -> None:
         """Kill the training, or let the disk fail, at operations on the run directory."""
-        with self._run() as run:
-            operations = count_changes(self.data, run)
         for action, codes in (("kill", (-signal.SIGKILL,)), ("enospc", (0, 6)), ("eio", (0, 6))):
-            for number in range(1, operations + 1, every):
+            for number in range(every, self.operations + 1, every):
                 with self._run() as run:
-                    code = train(self.data, run, fault=(action, number))
+                    code = train(self.training, run, fault=(action, number))
                     assert code in codes, (action, number, code)
-                    check_stopped(run, signal.SIGKILL)
-                    check_resumed(self.data, run, self.expected)
+                    check_stopped(run, signal.SIGKILL if action == "kill" else signal.SIGTERM)
+                    check_resumed(self.training, run, self.expected)
                     self.counts[f"{action} at an operation"] += 1
 
     @contextmanager

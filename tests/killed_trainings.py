@@ -11,48 +11,91 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import filelock  # noqa: F401 - every fork would import these again
 import matplotlib.pyplot as plt  # noqa: F401
 
 import cmdiad_train.fit.fit  # noqa: F401
+from cmdiad_runtime.errors import OutputError
 from cmdiad_runtime.support.command_line import run_command
 from cmdiad_train.cli.train import cli
+from cmdiad_train.detectors import network_training
 from cmdiad_train.detectors.registry import family_of
+from cmdiad_train.detectors.trd import recipe_options
 from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
+from cmdiad_train.recipe import TrdRecipe
+from cmdiad_train.training.loss_plot import plot_losses
 from faults import _Fault, flush_nothing, temporary_files
 from runs import assert_whole, hashes
 
 make_torchvision_importable()
 import timm  # noqa: E402, F401 - needs the line above
 
-family_of("bank")
+COMMON = ("--view", "sensor", "--size", "64", "--device", "cpu")
+NETWORKS = (*COMMON, "--family", "trd", "--rgb-backbone", "test_resnet", "--epochs", "1", "--batch", "3")
+OPTIONS = {
+    "bank": (*COMMON, "--rgb-grid", "8"),
+    "rd": (*NETWORKS, "--variant", "rd"),
+    "mtfi-trd": (*NETWORKS, "--variant", "mtfi-trd"),
+}
+"""Options of the trainings by name. Those of networks write a checkpoint after every epoch."""
+for family in ("bank", "trd"):
+    family_of(family)
+with TemporaryDirectory() as folder:
+    plot_losses(Path(folder) / "losses.png", [1.0], [1.0])  # every fork would load the fonts again
 
-OPTIONS = ("--view", "sensor", "--size", "64", "--rgb-grid", "8", "--device", "cpu")
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that ask a process to end."""
 Stop = Callable[[int], None]
 """Receives the process of a training that has just started, and may stop it."""
 
 
-def train(data: Path, run: Path, *, stop: Stop | None = None, fault: tuple[str, int] | None = None) -> int:
+@dataclass(frozen=True)
+class Training:
+    """A small training.
+
+    Attributes:
+        data: Data set.
+        name: Name in OPTIONS.
+    """
+
+    data: Path
+    name: str
+
+
+def train(training: Training, run: Path, *, stop: Stop | None = None, fault: tuple[str, int] = ("count", 0)) -> int:
     """Train in a fork of this process and return the exit code; minus the number of the signal that ended it.
 
+    Messages are checked: exactly one line states an error if the training ended with one, and none is a traceback.
+
     Args:
-        data: Data set.
+        training: The training.
         run: Run directory.
         stop: Function that may stop the process.
         fault: Action of `faults` and number of the operation on the run directory at which it acts.
     """
     process = _fork()
     if process == 0:
-        _train_in_fork(data, run, fault)
+        _train_in_fork(training, run, fault)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if stop is not None:
         stop(process)
     _, status = os.waitpid(process, 0)
-    return os.waitstatus_to_exitcode(status)
+    code = os.waitstatus_to_exitcode(status)
+    messages = _messages(run).read_text() if _messages(run).exists() else ""
+    assert "Traceback" not in messages, messages
+    errors = [line for line in messages.splitlines() if line.startswith("error: ")]
+    assert len(errors) == (code == OutputError.exit_code), messages
+    return code
+
+
+def _messages(run: Path) -> Path:
+    """Return the file of what a training prints."""
+    return run.parent / "messages"
 
 
 def _fork() -> int:
@@ -89,9 +132,9 @@ def check_stopped(run: Path, number: int) -> None:
         (run.parent / "left").rename(run / name)
 
 
-def check_resumed(data: Path, run: Path, expected: dict[str, str]) -> None:
+def check_resumed(training: Training, run: Path, expected: dict[str, str]) -> None:
     """Resume a stopped training, and check that the result is that of an undisturbed one, without leftovers."""
-    assert train(data, run) == 0
+    assert train(training, run) == 0
     assert temporary_files(run) == []
     assert not (run / "cache").exists()
     assert hashes(run) == expected
@@ -107,41 +150,42 @@ def assert_whole_without_cache(run: Path) -> None:
         aside.rename(cache)
 
 
-def _train_in_fork(data: Path, run: Path, fault: tuple[str, int] | None, report: Path | None = None) -> None:
+def _train_in_fork(training: Training, run: Path, fault: tuple[str, int]) -> None:
     """Run the command and end the process. Never returns."""
     code, started = 99, False
-    acting = _Fault(*(fault or ("count", 0)), str(run))
+    acting = _Fault(*fault, str(run))
     try:
         for number in SIGNALS:  # as in a new process, not as in this one
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
+        messages = os.open(_messages(run), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(messages, 1)
+        os.dup2(messages, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         os.environ["CMDIAD_CACHE"] = str(run.parent / "store")
         os.fsync = flush_nothing
+        network_training.CHECKPOINT_SECONDS = 0
+        recipe_options.TrdRecipe = partial(TrdRecipe, fine_tune_epochs=2)  # type: ignore[assignment,misc]
         for name in ("write", "fsync", "ftruncate"):
             acting.on_descriptor(name)
         sys.addaudithook(acting.audit)
         started = True
-        run_command(cli, "cmdiad-train", [str(data), *OPTIONS, "--out", str(run)])
+        run_command(cli, "cmdiad-train", [str(training.data), *OPTIONS[training.name], "--out", str(run)])
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 98
     except KeyboardInterrupt:
         code = 97 if started else 130  # before the command could react, as if Python were still starting
     finally:
-        if report is not None:
-            report.write_text(str(acting.count))
+        _operations(run).write_text(str(acting.count))
         os._exit(code)
 
 
-def count_changes(data: Path, run: Path) -> int:
-    """Train, and return the number of operations of the process that change something in the run directory."""
-    report = run.parent / "operations"
-    process = _fork()
-    if process == 0:
-        _train_in_fork(data, run, None, report)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    os.waitpid(process, 0)
-    return int(report.read_text())
+def _operations(run: Path) -> Path:
+    """Return the file with the number of operations on the run directory of the last training that was not killed."""
+    return run.parent / "operations"
+
+
+def count_changes(training: Training, run: Path) -> int:
+    """Train undisturbed, and return the number of operations of the process that change something in the run."""
+    assert train(training, run) == 0
+    return int(_operations(run).read_text())
