@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -22,35 +24,24 @@ from cmdiad_runtime.bundle.golden import read_golden
 from cmdiad_runtime.engines import Precision
 from cmdiad_runtime.engines.building.builder import BuildRequest, build_engine
 from cmdiad_runtime.support.reporter import SILENT
+from cmdiad_train.extractors.torchvision_shim import make_torchvision_importable
+from cmdiad_train.fit.fit import fit
+from cmdiad_train.recipe import RgbExtractor
 from cmdiad_train.runs.run import load_run
+from helpers import tiny_trd_recipe
 from lanes import long, some
 
 Bundled = Callable[[str, str, Precision], Bundle]
-OPERATORS = {
-    "Add",
-    "AveragePool",
-    "Cast",
-    "Clip",
-    "Concat",
-    "Conv",
-    "ConvTranspose",
-    "Div",
-    "Gather",
-    "MatMul",
-    "MaxPool",
-    "Mul",
-    "ReduceMax",
-    "ReduceSum",
-    "Relu",
-    "Reshape",
-    "Split",
-    "Sqrt",
-    "Squeeze",
-    "Sub",
-    "Transpose",
-    "Unsqueeze",
-}
-"""Operators that TensorRT 10, TensorRT 11, TensorRT-RTX and ONNX Runtime have."""
+TABLE = Path(__file__).parents[2] / "docs" / "reverse-distillation.md"
+
+
+@pytest.fixture(scope="module")
+def documented() -> set[str]:
+    """Operators that the documentation lists; every engine has them."""
+    section = TABLE.read_text(encoding="utf-8").partition("| graph | operators |")[2].partition("\n## ")[0]
+    names = set(re.findall(r"[A-Z]\w+", section))
+    assert {"Conv", "ReduceMax", "Split", "BatchNormalization"} <= names
+    return names
 
 
 @pytest.fixture(scope="session")
@@ -72,15 +63,42 @@ def bundled(fitted: Callable[..., Path], bundle_of: Callable[..., Path]) -> Bund
     ),
 )
 def test_graphs_consist_of_operators_that_every_engine_has(
-    bundled: Bundled, variant: str, modality: str, precision: Precision
+    bundled: Bundled, documented: set[str], variant: str, modality: str, precision: Precision
 ) -> None:
     """An mtfi-rd differs from an rd in its training alone."""
     model = ir.load(bundled(variant, modality, precision).graph)
     kinds = Counter(node.op_type for node in model.graph)
-    assert set(kinds) <= OPERATORS
+    assert set(kinds) <= documented - {"BatchNormalization", "QuantizeLinear", "DequantizeLinear"}
     tuned = variant in ("trd", "mtfi-trd")
     assert kinds["ConvTranspose"] == (12 if tuned else 6) * (2 if modality == "both" else 1)
     assert not any(value.dtype == ir.DataType.DOUBLE for value in model.graph.initializers.values())
+
+
+@pytest.fixture(scope="session")
+def pre_activation(data: Path, own_copy: Callable[..., Path]) -> Path:
+    """A run of plain reverse distillation whose teacher is a small `resnetv2_50`: BatchNorm before convolutions."""
+    make_torchvision_importable()
+    from timm.models import register_model, resnetv2
+
+    @register_model
+    def tiny_resnetv2(**options: Any) -> Any:
+        return resnetv2.resnetv2_50(layers=(1, 1, 1, 1), channels=(32, 48, 64, 96), **options)
+
+    recipe = tiny_trd_recipe("rd", "rgb", teacher=RgbExtractor("tiny_resnetv2", (0, 1, 2), None))
+    return own_copy("rd-rgb-pre-activation", lambda run: fit(data, None, recipe, run))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", long("int8"), long("int8-cpu")])
+def test_a_pre_activation_teacher_keeps_batch_norms_before_its_convolutions(
+    pre_activation: Path, bundle_of: Callable[..., Path], documented: set[str], precision: Precision
+) -> None:
+    bundle = Bundle.open(bundle_of(pre_activation, precision))
+    kinds = Counter(node.op_type for node in ir.load(bundle.graph).graph)
+    assert set(kinds) <= documented
+    assert kinds["BatchNormalization"] > 0
+    compared = bundle.manifest["certificate"]["comparisons"]
+    assert [comparison["precision"] for comparison in compared] == list(dict.fromkeys(["fp32", precision]))
+    assert all(comparison["passed"] for comparison in compared)
 
 
 def test_level_weights_are_constants(bundled: Bundled) -> None:
