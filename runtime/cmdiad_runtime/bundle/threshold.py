@@ -196,7 +196,12 @@ def threshold_by_hand(value: float, held_out: Scores) -> Threshold:
 
 def is_rate_based(calibration: Calibration) -> bool:
     """Return True if the score threshold was computed for a false-reject rate."""
-    return not calibration.method.startswith((SET_BY_HAND, LEAST_COST))
+    return is_rate_method(calibration.method)
+
+
+def is_rate_method(method: str) -> bool:
+    """Return True for a method that computes a threshold for a false-reject rate."""
+    return not method.startswith((SET_BY_HAND, LEAST_COST))
 
 
 def is_earlier_method(method: str) -> bool:

@@ -124,10 +124,7 @@ def _threshold_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("deciding score", {"map": "largest value of the map", "image": "image score"}[threshold["verdict"]]),
         ("threshold", f"score {threshold['score_threshold']:.6g}, map {threshold['map_threshold']:.6g}"),
-        (
-            "false rejects",
-            f"{threshold['false_reject_rate']:.2%} asked for; 95 % interval {low:.2%} to {high:.2%} of good parts",
-        ),
+        ("false rejects", f"{_rate(threshold)}; 95 % interval {low:.2%} to {high:.2%} of good parts"),
         ("rests on", f"{threshold['samples']} held-out good samples, {threshold['method']}"),
     ]
     if len(threshold["sessions"]) > 1:
@@ -137,6 +134,16 @@ def _threshold_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if exported is not None:
         lines.append(("exported with", f"score {exported['score_threshold']:.6g}, map {exported['map_threshold']:.6g}"))
     return lines
+
+
+def _rate(threshold: dict[str, Any]) -> str:
+    """Return the requested false-reject rate, or what is known of the rate of a threshold that was set otherwise."""
+    from cmdiad_runtime.bundle.threshold import is_rate_method
+
+    rate = f"{threshold['false_reject_rate']:.2%}"
+    if is_rate_method(threshold["method"]):
+        return f"{rate} asked for"
+    return f"{rate} of the held-out samples" if threshold["samples"] else "unknown share"
 
 
 def _envelope(envelope: dict[str, Any] | None) -> str:

@@ -33,7 +33,7 @@ from cmdiad_runtime.support.output import ResultLines, say
 from cmdiad_runtime.support.signals import check_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cmdiad_runtime.engines import EngineName, OnnxRuntimeName
     from cmdiad_runtime.inspection.inspector import Inspector
@@ -356,6 +356,8 @@ def _inspect_all(
                     place += f", {results.lost_overlays} overlays lost"
                 count = passed + failed if sources.count is None else sources.count
                 say(f"{passed} of {count} samples inspected{place}")
+        if passed and inputs.paths:
+            _name_next_command(inspector.inspectors)
     if lines.broken and output is None:
         raise OutputError(
             "stdout",
@@ -378,6 +380,13 @@ def _report_bundle(inspector: Inspector) -> None:
     if bundle.ignored_checks:
         say(f"checks switched off: {', '.join(name for name in CHECKS if name in bundle.ignored_checks)}")
     report_threshold(bundle.calibration, f"cmdiad-threshold {in_shell(bundle.path)} --good DIR")
+
+
+def _name_next_command(inspectors: Sequence[Inspector]) -> None:
+    """Print the command that compares thresholds, unless the bundle has no held-out scores to compare."""
+    bundles = [one.bundle for one in inspectors if one.bundle.calibration.held_out_scores]
+    for i, bundle in enumerate(bundles):
+        say(f"{'      ' if i else 'next: '}cmdiad-threshold {in_shell(bundle.path)} --bad DIR")
 
 
 def _report(inspected: InspectedSource, results: Results | None, lines: ResultLines) -> bool:

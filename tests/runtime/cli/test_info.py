@@ -49,7 +49,7 @@ def test_bundle(exported: Cached, trained: Cached, tmp_path: Path, monkeypatch: 
     assert text["test split"].startswith(f"image AUROC {metrics['image_auroc']:.3f}, pixel AUROC")
     assert text["trained on"].startswith("gear, 6 training samples, ")
     assert f"score {manifest['calibration']['score_threshold']:.6g}, map" in text["threshold"]
-    assert "95 % interval" in text["false rejects"]
+    assert text["false rejects"].startswith("5.00% asked for; 95 % interval ")
     assert (
         text["deciding score"]
         == {"map": "largest value of the map", "image": "image score"}[manifest["calibration"].get("verdict", "image")]
@@ -77,6 +77,7 @@ def test_bundle_with_another_threshold_and_a_self_test(
     assert command(run_cli, own_bundle, "--self-test").code == 0
     text = lines(own_bundle)
     assert text["threshold"].startswith("score 123, ")
+    assert text["false rejects"].startswith("0.00% of the held-out samples; ")
     assert text["exported with"].startswith("score ")
     assert text["engine"].startswith("cpu (onnxruntime): self-test passed 20")
 

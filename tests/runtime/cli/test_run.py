@@ -40,6 +40,11 @@ UNCHECKED = [word for check in CHECKS for word in ("--ignore-check", check)]
 """Options for samples that the checks of the recording conditions would refuse before anything else."""
 
 
+def next_command(bundle: Path) -> str:
+    """The last line on stderr after an inspection."""
+    return f"next: cmdiad-threshold {bundle} --bad DIR"
+
+
 def results(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -51,7 +56,8 @@ def test_each_sample_gets_a_verdict_by_the_threshold(
     bundle, out = exported(modality, "f2f", "fp16"), tmp_path / "out"
     ended = command(cli, bundle, data / "gear" / "test", "--modality", modality, "--output", out)
     assert ended.code == 0, ended.err
-    assert ended.err == threshold_report(bundle) + f"skipped: 5 masks\n5 of 5 samples inspected, results in {out}\n"
+    expected = ["skipped: 5 masks", f"5 of 5 samples inspected, results in {out}", next_command(bundle)]
+    assert ended.err.splitlines() == [*threshold_report(bundle).splitlines(), *expected]
     lines = results(out)
     threshold = json.loads((bundle / "manifest.json").read_text())["calibration"]["score_threshold"]
     for line, printed in zip(lines, ended.out.splitlines(), strict=True):
@@ -202,6 +208,7 @@ def test_one_bad_sample_among_three(data: Path, exported: Cached, tmp_path: Path
         *threshold_report(exported("rgb")).splitlines(),
         f"unreadable: {lines[1]['message']}",
         f"2 of 3 samples inspected, results in {tmp_path / 'out'}",
+        next_command(exported("rgb")),
     ]
     assert [line["inspected"] for line in lines] == [True, False, True]
     assert "a damaged or incomplete file" in lines[1]["message"]
@@ -217,7 +224,7 @@ def test_missing_file_and_empty_folder_are_ng_while_the_others_are_inspected(
     assert ended.code == 3
     assert ended.out.splitlines()[:2] == [f"NG\t-\t{missing}\tmissing-file", f"NG\t-\t{empty}\tnot-a-file"]
     assert ended.out.splitlines()[2].startswith(("OK\t", "NG\t0", "NG\t1"))
-    assert ended.err.splitlines()[-1] == "1 of 3 samples inspected"
+    assert ended.err.splitlines()[-2:] == ["1 of 3 samples inspected", next_command(exported("rgb"))]
 
 
 def picture() -> np.ndarray:
@@ -493,4 +500,5 @@ def test_installed_command_ends_with_documented_codes(data: Path, exported: Cach
         *threshold_report(exported("rgb")).splitlines(),
         f"unsupported: {results(tmp_path / 'out')[1]['message']}",
         f"1 of 2 samples inspected, results in {tmp_path / 'out'}",
+        next_command(exported("rgb")),
     ]
