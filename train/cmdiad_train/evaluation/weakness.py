@@ -10,8 +10,8 @@ MOST_MISSED = 0.5
 CHANCE = 0.5
 """Image AUROC of a detector that guesses."""
 REMEDY = (
-    "Try better features (cmdiad-extractor fetch standard, then train again with another --out), a larger --size, or "
-    "a lower threshold (cmdiad-threshold BUNDLE --bad DIR shows the trade-off)"
+    "Try better features if these are the shipped ones (cmdiad-extractor fetch standard, then train again with another "
+    "--out), a larger --size, or a lower threshold (cmdiad-threshold BUNDLE --bad DIR shows the trade-off)"
 )
 
 
