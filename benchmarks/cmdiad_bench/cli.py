@@ -288,8 +288,8 @@ def paper(
     """Train the rows of the paper's tables on DATA and print the published figures next to the measured ones.
 
     Repeat the command to resume: rows that are finished with the same recipe, data and version of cmdiad are not
-    trained again. A row that fails is named in the table, and the exit code is 7. The traceback of an unforeseen
-    error is in a file that the row names.
+    trained again. Other settings need another --out. A row that fails is named in the table, and the exit code is 7.
+    The traceback of an unforeseen error is in a file that the row names.
     """
     from cmdiad_bench.paper.published import PUBLISHED
     from cmdiad_bench.paper.rows import PaperOptions, measure_rows

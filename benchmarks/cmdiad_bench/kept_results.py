@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -15,10 +16,12 @@ import cmdiad_bench
 import cmdiad_export
 import cmdiad_runtime
 import cmdiad_train
-from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_runtime.preprocess.prepare import needed_modalities
-from cmdiad_runtime.support.files import sha256_of
+from cmdiad_runtime.printable import printable
+from cmdiad_runtime.support.files import free_name, sha256_of, write_json
 from cmdiad_train.datasets import GOOD, Category, open_category
+from cmdiad_train.fit.other_training import named_differences, other_options
 from cmdiad_train.recipe import Recipe
 
 DIGITS = 12
@@ -71,7 +74,7 @@ def _listing(category: Category) -> list[tuple[str, int, int]]:
     files = set()
     for split in _SPLITS:
         for sample in category.listing(split, category.modalities).samples:  # type: ignore[arg-type]
-            files |= {path for path in (sample.rgb, sample.xyz, sample.ground_truth) if path is not None}
+            files |= {path.resolve() for path in (sample.rgb, sample.xyz, sample.ground_truth) if path is not None}
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
 
 
@@ -83,6 +86,50 @@ def _paths(value: object) -> Iterator[str]:
                 yield part
             else:
                 yield from _paths(part)
+
+
+def settings_file(out: Path, stem: str) -> Path:
+    """Return the file with the recipe and the data of the kept results of one row, which are made by the same call."""
+    return out / "results" / f"{stem}.settings.json"
+
+
+def keep_settings(file: Path, recipe: Recipe, category: Category) -> None:
+    """Write the recipe and the folder of the data of a row, before the training of this row."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"data": _place(category), "recipe": recipe.to_json()})
+
+
+def require_kept_settings(out: Path, file: Path, title: str, recipe: Recipe, category: Category) -> None:
+    """Raise OutputError if the results of a row have another recipe or data set: they would be replaced.
+
+    Args:
+        out: Folder of the table, for the message.
+        file: Result of `settings_file`; an absent one means that there are no results.
+        title: Name of the row, for the message.
+        recipe: Recipe that is requested.
+        category: Category that is requested.
+    """
+    if not file.exists():
+        return
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        differences = list(other_options(Recipe.from_json(earlier["recipe"]), recipe))
+        if earlier["data"] != _place(category):
+            differences.append(f"the data set {printable(_place(category))}")
+        if not differences:
+            return
+    except (OSError, ValueError, TypeError, KeyError, RunError):
+        differences = ["their record cannot be read"]
+    raise OutputError(
+        out,
+        found=f"results of {title} with another recipe or other data ({named_differences(differences)})",
+        expected="the settings and data of the earlier call, or a new folder",
+        action=f"Choose another --out: --out {shlex.quote(printable(free_name(out)))} is free",
+    )
+
+
+def _place(category: Category) -> str:
+    return str(category.folder.resolve())
 
 
 def require_defects(category: Category, recipe: Recipe) -> None:

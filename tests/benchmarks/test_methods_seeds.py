@@ -19,7 +19,7 @@ from cmdiad_bench.methods.seeds import over_seeds
 from cmdiad_bench.methods.table import as_markdown, comparison, tables_of
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.evaluation.bootstrap import image_auroc_interval
-from helpers import Ended, command
+from helpers import Ended, assert_refused, command
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30", "aupro_10", "aupro_5", "aupro_1")
 SAMPLES = [(f"test/{kind}/{number:03}", kind) for kind in ("cut", "good") for number in range(4)]
@@ -200,6 +200,41 @@ def test_results_of_another_program_are_measured_again(
     assert len(list((tmp_path / "runs").iterdir())) == 1, "the run of the other program is removed"
     compare(data, tmp_path)
     assert len(trained) == 2
+
+
+def test_results_of_other_settings_or_data_are_not_replaced(data: Path, tmp_path: Path, trained: list[str]) -> None:
+    out = tmp_path / "methods"
+    compare(data, out, "--seed", 0, "--seed", 1)
+    arguments = ("--family", "bank", "--family", "patchcore", "--modality", "rgb", "--set", "rgb-backbone=test_resnet")
+
+    def refused(place: Path, *options: object) -> None:
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        ended = command(cli, "methods", place, "--out", out, *arguments, *options)
+        words = ["patchcore-rgb, gear with another recipe or other data", "methods-2"]
+        words += [f"the data set {place.resolve()}/gear"] if place != data else []
+        words += ["size 64 instead of 320"] if options else []
+        assert_refused(ended, 6, out, *words)
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+    refused(data, "--set", "patchcore.size=64", "--seed", 1)
+    shutil.copytree(data / "gear", tmp_path / "other/gear")
+    refused(tmp_path / "other")
+    assert len(trained) == 2, "no other method was trained either"
+    compare(data, out, "--set", "coreset=0.1")
+    assert len(trained) == 2, "the default of the option"
+    next((out / "results").glob("*seed0.settings.json")).write_text("[]")
+    assert_refused(command(cli, "methods", data, "--out", out, *arguments), 6, "their record cannot be read")
+
+
+def test_the_same_data_by_another_path_are_measured_once(
+    data: Path, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(data, tmp_path / "methods")
+    monkeypatch.chdir(data)
+    compare(Path(), tmp_path / "methods")
+    monkeypatch.chdir(data.parent)
+    compare(Path(data.name), tmp_path / "methods")
+    assert len(trained) == 1
 
 
 @pytest.mark.slow

@@ -59,6 +59,9 @@ def test_a_table_is_measured_once_and_again_after_a_change(
     monkeypatch.setattr(module, "fit", fit)
     assert paper(own_data, out, *chosen).out == ended.out
     assert len(list((out / "runs").glob("rgb-gear-*"))) == 1
+    refused = paper(own_data, out, *chosen, "--set", "epochs=2")
+    assert_refused(refused, 6, out, "rgb, gear with another recipe", "epochs 2 instead of 1", "paper-2")
+    assert len(list((out / "runs").iterdir())) == 2
     os.utime(next((own_data / "gear/train/good/rgb").iterdir()), ns=(0, 0))
     again = paper(own_data, out, "--row", "rgb")
     assert again.code == 7 and "Failed: rgb, gear: training: found a second one." in again.out

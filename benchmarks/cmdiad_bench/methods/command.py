@@ -19,11 +19,11 @@ EXAMPLES = (
     "cmdiad-bench methods parts --out methods",
     "# two families with the camera, and shorter trainings; repeat the command to continue",
     "cmdiad-bench methods mvtec3d --category all --family patchcore --family trd --modality rgb --set epochs=20 "
-    "--out methods",
+    "--out methods-mvtec3d",
     "# three trainings of each method: means with range, so that luck is seen",
     "cmdiad-bench methods parts --seed 0 --seed 1 --seed 2 --out methods",
     "# a setting of one family alone",
-    "cmdiad-bench methods parts --set extractor=standard --set patchcore.coreset=0.01 --out methods",
+    "cmdiad-bench methods parts --set extractor=standard --set patchcore.coreset=0.01 --out methods-standard",
 )
 
 
@@ -84,8 +84,8 @@ def methods(  # noqa: PLR0913 - one parameter for each option
 
     The tables have accuracy with intervals, verdicts at the threshold, latency, memory, size and training time on this
     machine, and the sensors that inspection needs. Repeat the command to resume: methods that are finished with the
-    same recipe, seed, data and version of cmdiad are not measured again. A method that fails is named, and the exit
-    code is 7. The traceback of an unforeseen error is in a file that the row names.
+    same recipe, seed, data and version of cmdiad are not measured again. Other settings need another --out. A method
+    that fails is named, and the exit code is 7. The traceback of an unforeseen error is in a file that the row names.
     """
     from cmdiad_bench.methods.measure import MeasureOptions, measure_methods
     from cmdiad_bench.methods.method import Choice, methods_of

@@ -12,9 +12,12 @@ from cmdiad_bench.accuracy import Inspected, figures, inspect_test_split
 from cmdiad_bench.failures import FAILURES, result_or_failure
 from cmdiad_bench.kept_results import (
     DIGITS,
+    keep_settings,
     outdated_text,
     remove_outdated,
     require_defects,
+    require_kept_settings,
+    settings_file,
     stored_result,
     training_digest,
     without_figures,
@@ -86,7 +89,15 @@ def measure_methods(
 
     Returns:
         Figures, the failure (`failed`) or the missing sensor (`lacks`) by method, category and seed.
+
+    Raises:
+        OutputError: `out` has results of another recipe or other data, which would be replaced.
     """
+    for method in methods:
+        for category in categories:
+            for seed, recipe in method.recipes.items():
+                file = settings_file(out, _stem(method, category, seed))
+                require_kept_settings(out, file, f"{method.name}, {category.name}", recipe, category)
     return {
         method.name: {
             category.name: {
@@ -107,10 +118,15 @@ def _result(
     if lacking:
         return {"lacks": lacking}
     title = f"{method.name}, {category.name}, seed {method.recipe.seed}"
-    file = out / FAILURES / f"{method.name}-{category.name}-seed{method.recipe.seed}.txt"
+    file = out / FAILURES / f"{_stem(method, category, method.recipe.seed)}.txt"
     return result_or_failure(
         title, file, lambda: _Measurement(method, category, out, options, reporter).result(), reporter
     )
+
+
+def _stem(method: Method, category: Category, seed: int) -> str:
+    """Return the beginning of the names of the files of one training."""
+    return f"{method.name}-{category.name}-seed{seed}"
 
 
 class _Measurement:
@@ -130,12 +146,13 @@ class _Measurement:
         self.method, self.category, self.options, self.reporter = method, category, options, reporter
         joint = family_of(method.recipe.family).joint_categories(method.recipe)
         self.digest = training_digest(method.recipe, category, joint)
-        stem = f"{method.name}-{category.name}-seed{method.recipe.seed}"
+        stem = _stem(method, category, method.recipe.seed)
         self.prefix = f"{stem}-"
         name = f"{self.prefix}{self.digest[:DIGITS]}"
         self.run, self.bundle = out / "runs" / name, out / "bundles" / f"{name}.cmdiad"
         self.file = out / "results" / f"{stem}.json"
         self.training_file = out / "results" / f"{stem}.training.json"
+        self.settings_file = settings_file(out, stem)
 
     def result(self) -> dict[str, Any]:
         """Return the figures, measured now or by an earlier call."""
@@ -146,6 +163,7 @@ class _Measurement:
         require_defects(self.category, self.method.recipe)
         for folder in (self.run.parent, self.bundle.parent, self.file.parent):
             folder.mkdir(parents=True, exist_ok=True)
+        keep_settings(self.settings_file, self.method.recipe, self.category)
         remove_outdated(self.run, self.prefix)
         remove_outdated(self.bundle, self.prefix, self.bundle.suffix)
         why = outdated_text(self.file, self.digest)

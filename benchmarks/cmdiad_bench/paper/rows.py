@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,19 @@ from typing import Any
 from cmdiad_bench.failures import FAILURES, result_or_failure
 from cmdiad_bench.kept_results import (
     DIGITS,
+    keep_settings,
     outdated_text,
     remove_outdated,
     require_defects,
+    require_kept_settings,
+    settings_file,
     stored_result,
     training_digest,
     without_figures,
 )
 from cmdiad_bench.paper.published import PUBLISHED
 from cmdiad_bench.settings import setting_errors
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.cli.train import cli as train_command
@@ -75,16 +80,16 @@ def measure_rows(data: Path, out: Path, options: PaperOptions, reporter: Reporte
 
     Raises:
         RunError: The data set or a category does not exist.
+        OutputError: `out` has results of another recipe or other data, which would be replaced.
         click.UsageError: A setting is no option of `cmdiad-train`, or has an impossible value.
     """
     everything = list_categories(data)
     chosen = options.categories or tuple(everything)
     opened = [open_category(data, name) for name in chosen]
-    results: dict[str, Any] = {}
-    for row in options.rows:
-        job = _Row(row, out, options, tuple(everything), reporter)
-        results[row] = {category.name: job.measure(category) for category in opened}
-    return results
+    jobs = {row: _Row(row, out, options, tuple(everything), reporter) for row in options.rows}
+    for job in jobs.values():
+        job.require_kept_settings(opened)
+    return {row: {category.name: job.measure(category) for category in opened} for row, job in jobs.items()}
 
 
 class _Row:
@@ -96,6 +101,14 @@ class _Row:
         self.name, self.out, self.options, self.reporter = name, out, options, reporter
         self.everything = everything
         self.network: Path | None = None
+
+    def require_kept_settings(self, categories: Sequence[Category]) -> None:
+        """Raise OutputError if the folder has results of the row with another recipe or other data."""
+        with suppress(RunError):  # Missing weights are the failure of the row.
+            recipe = recipe_of(self.name, self.options, self.everything)
+            for category in categories:
+                file = settings_file(self.out, f"{self.name}-{category.name}")
+                require_kept_settings(self.out, file, f"{self.name}, {category.name}", recipe, category)
 
     def measure(self, category: Category) -> dict[str, Any]:
         """Return the figures of a category, or the failure."""
@@ -113,6 +126,7 @@ class _Row:
             self.reporter.say(f"{self.name}, {category.name}: training{outdated_text(file, digest)}")
             remove_outdated(run, f"{self.name}-{category.name}-")
             run.parent.mkdir(parents=True, exist_ok=True)
+            keep_settings(settings_file(self.out, f"{self.name}-{category.name}"), recipe, category)
             options = FitOptions(self.options.machine, self.network, default_folder())
             record = fit(category.root, category.name, recipe, run, self.reporter, options)
             if record.metrics is None:

@@ -26,14 +26,18 @@ def other_training(run: Path, differences: Sequence[str]) -> OutputError:
         run: Folder of the run.
         differences: Differences between the training that is requested and that of the folder, as text.
     """
-    more = [f"{len(differences) - _MOST_DIFFERENCES} more"] if len(differences) > _MOST_DIFFERENCES else []
-    named = ", ".join([*differences[:_MOST_DIFFERENCES], *more])
     return OutputError(
         run,
-        found=f"a run with another recipe or other data (new: {named})",
+        found=f"a run with another recipe or other data (new: {named_differences(differences)})",
         expected="a new folder, or the same training to resume",
         action=f"Choose another --out: --out {shlex.quote(printable(free_name(run)))} is free",
     )
+
+
+def named_differences(differences: Sequence[str]) -> str:
+    """Return the first differences as text, and how many more there are."""
+    more = [f"{len(differences) - _MOST_DIFFERENCES} more"] if len(differences) > _MOST_DIFFERENCES else []
+    return ", ".join([*differences[:_MOST_DIFFERENCES], *more])
 
 
 def other_options(earlier: object, requested: object) -> Iterator[str]:
