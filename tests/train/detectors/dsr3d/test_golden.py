@@ -12,10 +12,11 @@ import torch.nn.functional as F
 
 import golden
 import published_dsr3d as published
-from cmdiad_runtime.preprocess.cloud.published_surface import published_depth
+from cmdiad_runtime.preprocess.cloud.published_surface import published_depth, published_mask
 from cmdiad_runtime.preprocess.image.resize import resize_nearest
 from cmdiad_train.detectors.dsr3d.detector import DualSubspaceReprojection, drawn_object
 from cmdiad_train.detectors.dsr3d.fitting.disturbances import cells_inside, ranks, replaced, shuffled
+from cmdiad_train.detectors.dsr3d.fitting.masks import coarsened
 from cmdiad_train.detectors.dsr3d.losses import focal_loss, mask_loss
 from cmdiad_train.detectors.dsr3d.networks.autoencoder import COMMITMENT
 from cmdiad_train.detectors.dsr3d.networks.code_book import CodeBook
@@ -166,6 +167,12 @@ def test_disturbed_codes(
     published.close(result[:, ::16], arrays[f"fake{repetition}_lo_every16"], 1e-6)
 
 
+def test_masks_of_the_comparison_are_those_of_the_cells(arrays: dict[str, np.ndarray]) -> None:
+    mask = torch.from_numpy(arrays["mask"]).float()
+    assert np.array_equal(coarsened(mask, 8), arrays["mask_lo"])
+    assert np.array_equal(coarsened(mask, 4), arrays["mask_hi"])
+
+
 def test_noise_rotation_and_simulated_depth() -> None:
     data = golden.load("dsr3d_data")
     for lattice in ("64_64_4_8", "64_64_1_2", "96_96_32_16", "96_96_32_32"):
@@ -187,4 +194,7 @@ def test_depth_of_a_sample_is_the_published_one() -> None:
     data = golden.load("dsr3d_data")
     cloud = resize_nearest(data["raw_pc"], 48, width=48)
     assert np.array_equal(cloud[..., 2], data["pc_resized_z"])
+    part, shown = published_mask(cloud, "a"), cloud[..., 2] != 0
+    assert np.array_equal(part, data["fg_mask"][0] > 0)
+    assert not (data["plane_mask"] & shown & ~part).any(), "the closed mask contains every point off the plane"
     assert np.abs(published_depth(cloud, "a") - data["image"][0]).max() < 1e-6

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import golden
+from cmdiad_runtime.support.reporter import SILENT
+from cmdiad_train.detectors.bank.fitting.banks import make_bank
 from cmdiad_train.detectors.bank.memory_bank import BankScorer, MemoryBank
 from cmdiad_train.detectors.m3dm.fitting.banks import published_banks
 from cmdiad_train.detectors.m3dm.fitting.pairs import shows_points
@@ -19,7 +21,7 @@ from cmdiad_train.detectors.m3dm.networks.fusion_network import FusionNetwork
 from cmdiad_train.detectors.m3dm.networks.loss import contrastive_loss
 from cmdiad_train.detectors.m3dm.pairing import paired_cells
 from cmdiad_train.extractors import PointMae
-from cmdiad_train.recipe import PUBLISHED_M3DM, Recipe
+from cmdiad_train.recipe import PUBLISHED_BANK, PUBLISHED_M3DM, Recipe
 
 pytestmark = pytest.mark.golden
 
@@ -147,6 +149,23 @@ def test_published_banks_scores_and_maps(method: str, banks: tuple[str, ...], im
         score, anomaly_map = module(rows, torch.arange(64))
         assert float(score) == pytest.approx(float(arrays[key % "s"]), rel=1e-5)
         close(anomaly_map[100], arrays[f"{method}_map_{name}_row100"], 1e-5)
+
+
+@pytest.mark.parametrize("name", SIZES)
+@torch.no_grad()
+def test_published_single_banks_are_those_of_the_family_bank(name: str) -> None:
+    """Points and fused features are not normalised in the published program."""
+    arrays = golden.load("m3dm_banks")
+    recipe = Recipe(replace(PUBLISHED_BANK, image_score="reweighted"), modality="xyz", size=224, view="sensor")
+    statistics = None if name == "rgb" else (0.0, 1.0)
+    bank, chosen = make_bank(name, library(name), recipe, statistics, torch.device("cpu"), SILENT)
+    assert len(bank.rows) == arrays[f"single_{name}_bank_rows"]
+    assert np.array_equal(chosen, arrays[f"single_{name}_coreset"])
+    if name == "rgb":
+        assert [bank.mean, bank.std] == pytest.approx(arrays["single_rgb_stats"].tolist(), abs=1e-6)
+    score, anomaly_map = scorer(bank, "reweighted")(queries(name), torch.arange(64))
+    assert float(score) == pytest.approx(float(arrays[f"single_{name}_s"]), rel=1e-5)
+    close(anomaly_map[100], arrays[f"single_{name}_map_row100"], 1e-5)
 
 
 @torch.no_grad()
