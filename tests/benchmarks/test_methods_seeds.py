@@ -15,6 +15,7 @@ from cmdiad_bench import kept_results
 from cmdiad_bench.cli import cli
 from cmdiad_bench.methods import measure
 from cmdiad_bench.methods.method import Choice, Method, methods_of
+from cmdiad_bench.methods.page import render
 from cmdiad_bench.methods.seeds import over_seeds
 from cmdiad_bench.methods.table import as_markdown, comparison, tables_of
 from cmdiad_runtime.errors import RunError
@@ -134,6 +135,13 @@ def test_rows_of_several_seeds(method: Method) -> None:
     refused = result(not_exportable="an operator")
     assert rows(method, {3: result(), 0: refused})["exported"] == "1 of 2"
     assert rows(method, {3: refused, 0: refused})["exported"] == "no"
+
+
+def test_a_narrow_column_of_the_page_breaks_before_ranges_and_intervals_alone(method: Method) -> None:
+    perfect = scores([1.0] * 4 + [0.0] * 4)
+    by_seed = {3: result(0.9, scores=perfect), 0: result(1.0, scores=perfect)}
+    page = render(comparison([method], {method.name: {"gear": by_seed}}, {})).replace("\N{NO-BREAK SPACE}", "_")
+    assert "<td>0.950 (0.900_to_1.000) [1.000,_1.000]</td>" in page and "<td>20_/_30</td>" in page
 
 
 def test_means_over_categories_have_the_range_of_the_seeds(method: Method) -> None:
