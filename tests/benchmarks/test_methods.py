@@ -14,7 +14,7 @@ from cmdiad_bench.cli import cli
 from cmdiad_bench.methods import measure
 from cmdiad_bench.methods.method import Choice, Method, methods_of
 from cmdiad_bench.methods.page import render
-from cmdiad_bench.methods.published import MEAN, PUBLISHED
+from cmdiad_bench.methods.published import MEAN, NOT_PUBLISHED, PUBLISHED
 from cmdiad_bench.methods.table import as_markdown, comparison, tables_of
 from cmdiad_bench.paper.published import CLASSES
 from cmdiad_runtime.errors import CertificateError, RunError
@@ -203,6 +203,16 @@ def test_data_are_escaped_in_the_page(methods: list[Method]) -> None:
     results = {method.name: {"<script>": {0: {"failed": "<b>"}}} for method in methods}
     page = render(comparison(methods, results, {}))
     assert "<script>" not in page and "&lt;script&gt;" in page and "<b>" not in page
+
+
+def test_methods_that_are_not_published_are_labelled(data: Path) -> None:
+    chosen = methods_of(data, Choice(("m3dm", "dsr3d"), ("rgb", "xyz"), settings={"rgb-backbone": "test_resnet"}))
+    text = as_markdown(comparison(chosen, {method.name: {"gear": {0: result()}} for method in chosen}, {}))
+    assert "- m3dm-xyz: one half of the fusion network, a variant of cmdiad that is not published." in text
+    assert "- dsr3d-rgb: a recipe of cmdiad that is not published." in text
+    assert "- dsr3d-xyz: " not in text
+    every = {f"{family}-{modality}" for family in family_names() for modality in ("rgb", "xyz", "both")}
+    assert every >= {*NOT_PUBLISHED, *PUBLISHED} and not {*NOT_PUBLISHED} & {*PUBLISHED}
 
 
 def test_published_means_are_those_of_the_classes() -> None:

@@ -120,3 +120,14 @@ PUBLISHED: dict[str, Published] = {
     ),
 }
 """Published figures by method, `FAMILY-MODALITY`."""
+
+_HALF = "one half of the fusion network, a variant of cmdiad that is not published"
+_OTHER_SENSOR = "the method is published for images alone"
+NOT_PUBLISHED: dict[str, str] = {
+    "m3dm-rgb": _HALF,
+    "m3dm-xyz": _HALF,
+    "dsr3d-rgb": "a recipe of cmdiad that is not published",
+    "patchcore-xyz": _OTHER_SENSOR,
+    "patchcore-both": _OTHER_SENSOR,
+}
+"""Notes about methods that no publication has."""

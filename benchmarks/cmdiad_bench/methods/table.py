@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cmdiad_bench.methods.method import Method
-from cmdiad_bench.methods.published import MEAN, PUBLISHED
+from cmdiad_bench.methods.published import MEAN, NOT_PUBLISHED, PUBLISHED
 from cmdiad_bench.methods.seeds import mean_over_categories, over_seeds
 from cmdiad_bench.paper.published import CLASSES
 from cmdiad_runtime.cli.each import table as text_table
@@ -95,6 +95,8 @@ def notes_of(record: Mapping[str, Any]) -> list[str]:
     ]
     sources = {method["method"]: method["published"] for method in record["methods"] if method["published"]}
     notes += [f"{name}: published in {one['source']}. Differs here: {one['differs']}." for name, one in sources.items()]
+    names = [method["method"] for method in record["methods"]]
+    notes += [f"{name}: {NOT_PUBLISHED[name]}." for name in names if name in NOT_PUBLISHED]
     for method in record["methods"]:
         for category, result in method["categories"].items():
             notes += [

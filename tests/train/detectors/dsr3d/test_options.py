@@ -41,6 +41,13 @@ def test_faithful_is_as_published() -> None:
     assert "instead of ImageNet" in line
 
 
+@pytest.mark.parametrize("mode", ["default", "faithful"])
+def test_a_detector_of_images_is_labelled_as_our_own_recipe(mode: str) -> None:
+    arguments = ("--modality", "rgb", "--mode", mode)
+    line, *_ = remarks(options(*arguments), recipe(*arguments))
+    assert line == "3DSR for images alone is a recipe of cmdiad that is not published."
+
+
 def test_the_published_networks_have_the_published_size() -> None:
     """59.7 and 63.3 million parameters in use, 54.6 of them in the networks of the object (docs/dsr3d.md)."""
     for modality, millions in (("both", 59.7), ("xyz", 63.3)):

@@ -40,6 +40,12 @@ def test_the_defaults_need_no_download() -> None:
     assert "m3dm" not in CHOSEN_FROM
 
 
+@pytest.mark.parametrize("modality", ["rgb", "xyz"])
+def test_half_of_the_network_is_labelled_as_unpublished(modality: str) -> None:
+    *_, line = remarks(options("--modality", modality), recipe("--modality", modality))
+    assert "one half of the fusion network" in line and "not published" in line
+
+
 def test_faithful_is_as_published_with_three_banks_and_with_two() -> None:
     chosen = recipe("--mode", "faithful", "--modality", "both")
     assert (chosen.size, chosen.view, chosen.verdict) == (224, "sensor", "image")

@@ -37,10 +37,15 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
 
 
 def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
-    """Return a line about what the published detector had and this one has not."""
-    if dsr3d_part(recipe).mode != "faithful" or recipe.modality == "xyz":
-        return []
-    return ["The autoencoder is trained on procedurally generated images instead of ImageNet, which is not included."]
+    """Return lines about what the published detector had and this one has not, and about a modality of our own."""
+    lines = []
+    if recipe.modality == "rgb":
+        lines.append("3DSR for images alone is a recipe of cmdiad that is not published.")
+    if dsr3d_part(recipe).mode == "faithful" and recipe.modality != "xyz":
+        lines.append(
+            "The autoencoder is trained on procedurally generated images instead of ImageNet, which is not included."
+        )
+    return lines
 
 
 def idle_options(recipe: Recipe) -> dict[str, str]:

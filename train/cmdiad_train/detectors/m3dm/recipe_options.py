@@ -50,11 +50,17 @@ def recipe_from(options: Mapping[str, Any], categories: Callable[[], Sequence[st
     return replace(banks, detector=part)
 
 
+_NOT_PUBLISHED = (
+    "M3DM for one sensor, with one half of the fusion network, is a variant of cmdiad that is not published. Compare "
+    "the detector with --family bank."
+)
+
+
 def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
-    """Return a line that says why the extractor was chosen, or lines for what a faithful recipe lacks."""
+    """Return lines that say why the extractor was chosen, what is not published, or what a faithful recipe lacks."""
     part = m3dm_part(recipe)
     if part.mode == "default":
-        return preset_remark(options)
+        return [*preset_remark(options), *([] if recipe.modality == "both" else [_NOT_PUBLISHED])]
     missing = []
     if recipe.rgb_mask == "none":
         missing.append("images are blacked out outside the part: add --rgb-mask cloud")
