@@ -58,6 +58,8 @@ def test_methods_are_families_with_the_modalities_that_they_inspect(data: Path, 
     assert [sorted(method.needed) for method in methods] == [["rgb", "xyz"], ["rgb"], ["xyz"], ["rgb", "xyz"]]
     everything = methods_of(data, Choice(settings={"rgb-backbone": "test_resnet"}))
     assert {method.family for method in everything} == {*family_names()}
+    twice = methods_of(data, Choice(("cfm", "cfm"), ("both", "both"), settings={"rgb-backbone": "test_resnet"}))
+    assert [method.name for method in twice] == ["cfm-both"]
     with pytest.raises(RunError, match="no family that inspects rgb"):
         methods_of(data, Choice(("cfm",), ("rgb",)))
 

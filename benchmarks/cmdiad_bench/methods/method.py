@@ -76,8 +76,8 @@ def methods_of(data: Path, choice: Choice) -> list[Method]:
     if seeds and any(name.rpartition(".")[2] == "seed" for name in choice.settings):
         raise click.UsageError("--seed and --set seed=N exclude each other. Leave out one of the two.")
     methods = []
-    for family in choice.families or family_names():
-        for modality in choice.modalities or SENSORS:
+    for family in dict.fromkeys(choice.families or family_names()):
+        for modality in dict.fromkeys(choice.modalities or SENSORS):
             recipe = _recipe(data, family, modality, choice)
             if recipe is not None:
                 recipe = replace(recipe, seed=(seeds or (recipe.seed,))[0])
