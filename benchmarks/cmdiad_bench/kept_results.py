@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from glob import escape
 from pathlib import Path
@@ -16,7 +17,7 @@ import cmdiad_bench
 import cmdiad_export
 import cmdiad_runtime
 import cmdiad_train
-from cmdiad_runtime.errors import OutputError, RunError
+from cmdiad_runtime.errors import CmdiadError, OutputError, RunError
 from cmdiad_runtime.preprocess.prepare import needed_modalities
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.files import free_name, sha256_of, write_json
@@ -93,10 +94,19 @@ def settings_file(out: Path, stem: str) -> Path:
     return out / "results" / f"{stem}.settings.json"
 
 
-def keep_settings(file: Path, recipe: Recipe, category: Category) -> None:
-    """Write the recipe and the folder of the data of a row, before the training of this row."""
+@contextmanager
+def kept_settings(file: Path, recipe: Recipe, category: Category) -> Iterator[None]:
+    """Keep the recipe and the folder of the data of a row while the row is trained, and after the training.
+
+    A training that fails keeps no settings, so that others can be tried. An interrupted one keeps them.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {"data": _place(category), "recipe": recipe.to_json()})
+    try:
+        yield
+    except CmdiadError:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def require_kept_settings(out: Path, file: Path, title: str, recipe: Recipe, category: Category) -> None:

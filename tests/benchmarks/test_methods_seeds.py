@@ -234,6 +234,25 @@ def test_results_of_other_settings_or_data_are_not_replaced(data: Path, tmp_path
     assert_refused(command(cli, "methods", data, "--out", out, *arguments), 6, "their record cannot be read")
 
 
+def test_other_settings_may_follow_a_failure_but_no_interruption(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--family", "patchcore", "--modality", "rgb", "--set", "rgb-backbone=test_resnet")
+
+    def ended_by(error: BaseException, size: int) -> Ended:
+        def stopped(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(measure, "fit", stopped)
+        return command(cli, "methods", data, "--out", tmp_path / "methods", *arguments, "--set", f"size={size}")
+
+    failure = RunError("training", found="too few patches", action="None")
+    assert ended_by(failure, 64).code == ended_by(failure, 96).code == 7
+    assert ended_by(KeyboardInterrupt(), 128).code == 130
+    assert_refused(ended_by(failure, 160), 6, "size 160 instead of 128")
+    assert ended_by(failure, 128).code == 7
+
+
 def test_the_same_data_by_another_path_are_measured_once(
     data: Path, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from cmdiad_bench.accuracy import Inspected, figures, inspect_test_split
 from cmdiad_bench.failures import FAILURES, result_or_failure
 from cmdiad_bench.kept_results import (
     DIGITS,
-    keep_settings,
+    kept_settings,
     outdated_text,
     remove_outdated,
     require_defects,
@@ -163,12 +163,13 @@ class _Measurement:
         require_defects(self.category, self.method.recipe)
         for folder in (self.run.parent, self.bundle.parent, self.file.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        keep_settings(self.settings_file, self.method.recipe, self.category)
         remove_outdated(self.run, self.prefix)
         remove_outdated(self.bundle, self.prefix, self.bundle.suffix)
         why = outdated_text(self.file, self.digest)
         self.reporter.say(f"{self.method.name}, {self.category.name}, seed {self.method.recipe.seed}: training{why}")
-        measured = {**conditions, **self._trained(), **self._exported()}
+        with kept_settings(self.settings_file, self.method.recipe, self.category):
+            trained = self._trained()
+        measured = {**conditions, **trained, **self._exported()}
         write_json(self.file, measured)
         return measured
 

@@ -11,7 +11,7 @@ from typing import Any
 from cmdiad_bench.failures import FAILURES, result_or_failure
 from cmdiad_bench.kept_results import (
     DIGITS,
-    keep_settings,
+    kept_settings,
     outdated_text,
     remove_outdated,
     require_defects,
@@ -126,9 +126,9 @@ class _Row:
             self.reporter.say(f"{self.name}, {category.name}: training{outdated_text(file, digest)}")
             remove_outdated(run, f"{self.name}-{category.name}-")
             run.parent.mkdir(parents=True, exist_ok=True)
-            keep_settings(settings_file(self.out, f"{self.name}-{category.name}"), recipe, category)
             options = FitOptions(self.options.machine, self.network, default_folder())
-            record = fit(category.root, category.name, recipe, run, self.reporter, options)
+            with kept_settings(settings_file(self.out, f"{self.name}-{category.name}"), recipe, category):
+                record = fit(category.root, category.name, recipe, run, self.reporter, options)
             if record.metrics is None:
                 raise without_figures(category)
             result = {"digest": digest, **{name: record.metrics[name] for name in ("samples", *FIGURES)}}
