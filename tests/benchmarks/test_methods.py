@@ -199,6 +199,7 @@ def test_tables_show_means_defects_failures_and_published_figures(methods: list[
     assert published[1]["AUPRO@30, published"] == "–"
     assert tables["mean: published and measured"][0]["image AUROC, published"] == "0.960"
     assert "epochs 1" in as_markdown(record) and "CVPR 2024" in as_markdown(record)
+    assert "Differs with default settings: small CNNs instead of" in as_markdown(record), "--mode faithful differs less"
 
 
 def test_data_are_escaped_in_the_page(methods: list[Method]) -> None:

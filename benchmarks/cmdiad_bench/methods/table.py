@@ -94,7 +94,10 @@ def notes_of(record: Mapping[str, Any]) -> list[str]:
         "measured, or not published. Training times include the features, which no other training shares.",
     ]
     sources = {method["method"]: method["published"] for method in record["methods"] if method["published"]}
-    notes += [f"{name}: published in {one['source']}. Differs here: {one['differs']}." for name, one in sources.items()]
+    notes += [
+        f"{name}: published in {one['source']}. Differs with default settings: {one['differs']}."
+        for name, one in sources.items()
+    ]
     names = [method["method"] for method in record["methods"]]
     notes += [f"{name}: {NOT_PUBLISHED[name]}." for name in names if name in NOT_PUBLISHED]
     for method in record["methods"]:
