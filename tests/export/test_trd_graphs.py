@@ -88,7 +88,7 @@ def pre_activation(data: Path, own_copy: Callable[..., Path]) -> Path:
     return own_copy("rd-rgb-pre-activation", lambda run: fit(data, None, recipe, run))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", long("int8"), long("int8-cpu")])
+@pytest.mark.parametrize("precision", ["fp16", long("int8"), long("int8-cpu")])
 def test_a_pre_activation_teacher_keeps_batch_norms_before_its_convolutions(
     pre_activation: Path, bundle_of: Callable[..., Path], documented: set[str], precision: Precision
 ) -> None:

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "kill_trainings.py"
 @pytest.mark.skipif(sys.platform != "linux", reason="trainings run in forks")
 @pytest.mark.failure_mode("A killed training")
 @pytest.mark.parametrize(
-    ("training", "moments", "every"), [("bank", 1, 80), ("rd", 0, 36), long("bank", 1, 10), long("mtfi-trd", 1, 15)]
+    ("training", "moments", "every"), [("bank", 1, 80), long("bank", 1, 10), long("rd", 1, 12), long("mtfi-trd", 0, 60)]
 )
 def test_stopped_trainings_resume_to_the_same_bytes(training: str, moments: int, every: int) -> None:
     options = ["--training", training, "--moments", str(moments), "--every", str(every)]
