@@ -84,19 +84,19 @@ def assert_close(values: Tensor, expected: npt.NDArray[np.float32]) -> None:
     np.testing.assert_allclose(values, expected, rtol=0, atol=2e-5 * abs(expected).max())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("recorded", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("size", "mode"), [("r18", "eval"), ("r18", "train"), long("wrn50", "eval")])
 @pytest.mark.parametrize("branch", BRANCHES)
-def test_loss_terms_and_gradients(size: Size, mode: str, branch: Branch, dtype: torch.dtype) -> None:
-    module = student(size, branch).to(dtype).train(mode == "train")
-    batch = features(size, branch, golden.load("trd_inputs"), TRAINING, dtype)
-    check_losses(golden.load(f"trd_losses_{size}"), f"{size}_{mode}_{branch}", module, *batch)
+def test_loss_terms_and_gradients(size: Size, mode: str, branch: Branch, recorded: torch.dtype) -> None:
+    module = student(size, branch).double().train(mode == "train")
+    batch = features(size, branch, golden.load("trd_inputs"), TRAINING, torch.float64)
+    check_losses(golden.load(f"trd_losses_{size}"), f"{size}_{mode}_{branch}", module, *batch, recorded)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_three_steps_of_adam(dtype: torch.dtype) -> None:
-    batch = features("r18", "rgb", golden.load("trd_inputs"), TRAINING, dtype)
-    check_adam(adam(), student("r18", "rgb").to(dtype), *batch)
+@pytest.mark.parametrize("recorded", [torch.float64, torch.float32])
+def test_three_steps_of_adam(recorded: torch.dtype) -> None:
+    batch = features("r18", "rgb", golden.load("trd_inputs"), TRAINING, torch.float64)
+    check_adam(adam(), student("r18", "rgb").double(), *batch, recorded)
 
 
 def test_images_are_normalised_as_published() -> None:
