@@ -90,7 +90,7 @@ class _Trial:
     def stop_at_operations(self, every: int) -> None:
         """Kill the training, or let the disk fail, at operations on the run directory."""
         for action, codes in (("kill", (-signal.SIGKILL,)), ("enospc", (0, 6)), ("eio", (0, 6))):
-            for number in range(every, self.operations + 1, every):
+            for number in range(1, self.operations + 1, every):
                 with self._run() as run:
                     code = train(self.training, run, fault=(action, number))
                     assert code in codes, (action, number, code)

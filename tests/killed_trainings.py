@@ -71,7 +71,8 @@ def train(training: Training, run: Path, *, stop: Stop | None = None, fault: tup
     """Train in a fork of this process and return the exit code; minus the number of the signal that ended it.
 
     Messages are checked: exactly one line states an error if the training ended with one, and none is a traceback.
-    After a signal Python may print one: it reports an interruption that arrives in a destructor, and goes on.
+    A training that gets a signal is not checked for tracebacks. If the signal arrives while Python deletes an object,
+    Python prints a traceback and continues.
 
     Args:
         training: The training.

@@ -41,7 +41,7 @@ UNCHECKED = [word for check in CHECKS for word in ("--ignore-check", check)]
 
 
 def next_command(bundle: Path) -> str:
-    """The last line on stderr after an inspection."""
+    """Return the last line that `cmdiad-run` prints on standard error."""
     return f"next: cmdiad-threshold {bundle} --bad DIR"
 
 

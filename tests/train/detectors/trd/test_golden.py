@@ -24,6 +24,7 @@ from published_students import (
     check_adam,
     check_losses,
     features,
+    loss_terms,
     student,
     teacher,
 )
@@ -91,6 +92,13 @@ def test_loss_terms_and_gradients(size: Size, mode: str, branch: Branch, recorde
     module = student(size, branch).double().train(mode == "train")
     batch = features(size, branch, golden.load("trd_inputs"), TRAINING, torch.float64)
     check_losses(golden.load(f"trd_losses_{size}"), f"{size}_{mode}_{branch}", module, *batch, recorded)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_losses_in_single_precision(branch: Branch) -> None:
+    terms = loss_terms(student("r18", branch), *features("r18", branch, golden.load("trd_inputs"), TRAINING))
+    np.testing.assert_allclose(terms, golden.load("trd_losses_r18")[f"r18_eval_{branch}_terms"], rtol=0, atol=3e-6)
 
 
 @pytest.mark.parametrize("recorded", [torch.float64, torch.float32])
