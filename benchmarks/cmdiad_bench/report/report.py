@@ -134,7 +134,6 @@ def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> d
     """Return the record of one class: the figures of `cmdiad-bench accuracy` and the data behind them."""
     record, calibration, ignored = bundle.record, bundle.calibration, bundle.preprocessing.ignored
     remedy = f"cmdiad-threshold {in_shell(bundle.path)} --good DIR"
-    series = record.provenance.doubts if len(calibration.sessions) < 2 else ()
     return {
         **measured,
         "parts": bundle.preprocessing.parts,
@@ -146,7 +145,7 @@ def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> d
         "recipe": record.recipe,
         "provenance": record.provenance.to_json(),
         "calibration": calibration.to_json(),
-        "threshold_warnings": [*warnings_about(calibration, remedy), *series],
+        "threshold_warnings": [*warnings_about(calibration, remedy), *bundle.data_doubts],
         "sessions": _sessions(calibration),
         "versions": record.versions,
         "defects": _by_defect(inspected, measured["image_auroc_by_defect"]),

@@ -88,6 +88,11 @@ class Bundle:
         return self.record.certified_calibration
 
     @property
+    def data_doubts(self) -> tuple[str, ...]:
+        """Return warnings about the training data that concern the threshold, if no other session set it."""
+        return self.record.provenance.doubts if len(self.calibration.sessions) < 2 else ()
+
+    @property
     def tolerance(self) -> Tolerance:
         """Return the tolerance that the graph was certified to."""
         return self.record.certificate.tolerances[self.precision]

@@ -379,7 +379,8 @@ def _report_bundle(inspector: Inspector) -> None:
         say(note)
     if bundle.ignored_checks:
         say(f"checks switched off: {', '.join(name for name in CHECKS if name in bundle.ignored_checks)}")
-    report_threshold(bundle.calibration, f"cmdiad-threshold {in_shell(bundle.path)} --good DIR")
+    remedy = f"cmdiad-threshold {in_shell(bundle.path)} --good DIR"
+    report_threshold(bundle.calibration, remedy, further=bundle.data_doubts)
 
 
 def _name_next_command(inspectors: Sequence[Inspector]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -62,7 +62,7 @@ def summary_of_bundle(bundle: Bundle) -> dict[str, Any]:
         "figures": _figures(data.get("test")),
         "detector": _detector(record.recipe, bundle.preprocessing, record.provenance.to_json()),
         "inspects": _inspects(record.inspected_area, bundle.preprocessing),
-        "threshold": _threshold(bundle.calibration),
+        "threshold": _threshold(bundle.calibration, bundle.data_doubts),
         "exported_threshold": None if exported == bundle.calibration else _threshold(exported),
         "envelope": _envelope(record.envelope),
         "graph": {"precision": bundle.precision, "banks": [list(shape) for shape in record.graph.banks]},
@@ -190,13 +190,13 @@ def _length(value: object) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _threshold(calibration: Calibration) -> dict[str, Any]:
-    """Return a calibration without the scores, and with the number of scores of each session."""
+def _threshold(calibration: Calibration, data_doubts: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a calibration without the scores, with all warnings and the number of scores of each session."""
     content = calibration.to_json()
     return {
         **{name: value for name, value in content.items() if name not in ("held_out_scores", "held_out_peaks")},
         "verdict": calibration.verdict,
-        "doubts": list(doubts_about(calibration)),
+        "doubts": [*doubts_about(calibration), *map(printable, data_doubts)],
         "sessions": [{"name": session.name, "samples": session.samples} for session in calibration.sessions],
     }
 

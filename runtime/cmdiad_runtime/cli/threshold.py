@@ -234,7 +234,8 @@ def _show(bundle: Bundle) -> None:
     width = max(map(len, lines))
     for name, value in lines.items():
         click.echo(f"{name:<{width}}  {value}")
-    for warning in warnings_about(calibration, f"cmdiad-threshold {in_shell(bundle.path)} --good DIR"):
+    remedy = f"cmdiad-threshold {in_shell(bundle.path)} --good DIR"
+    for warning in (*warnings_about(calibration, remedy), *map(printable, bundle.data_doubts)):
         say(f"warning: {warning}")
     if area is not None and area.counter_evidence:
         say(f"warning: {printable(doubt(area))}")

@@ -30,7 +30,7 @@ def report_threshold(calibration: Calibration, remedy: str, *following: str, fur
         further: Further warnings.
     """
     say(threshold_line(calibration))
-    for warning in [*warnings_about(calibration, remedy), *further]:
+    for warning in [*warnings_about(calibration, remedy), *map(printable, further)]:
         say(f"warning: {warning}")
     for i, command in enumerate(following):
         say(f"{'      ' if i else 'next: '}{command}")

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from cmdiad_runtime.bundle.bundle import Bundle
-from cmdiad_runtime.bundle.calibration import Calibration
-from cmdiad_runtime.bundle.threshold import calibrate
+from cmdiad_runtime.bundle.calibration import Calibration, SessionScores
+from cmdiad_runtime.bundle.session import TRAINING, Session
+from cmdiad_runtime.bundle.threshold import calibrate, calibrate_sessions
 from cmdiad_runtime.cli import run as run_cli
+from cmdiad_runtime.cli.info import cli as info_cli
 from cmdiad_runtime.cli.threshold import cli
 from cmdiad_runtime.errors import BundleError
 from cmdiad_runtime.inspection.inspector import Inspector
@@ -93,6 +95,23 @@ def test_rate_is_recomputed_from_the_held_out_scores(bundle: Path) -> None:
     assert after["calibration_original"] == before["calibration"]
     assert {k for k in after if after[k] != before.get(k)} == {"calibration", "calibration_original", "manifest_sha256"}
     assert f"exported with     score {before['calibration']['score_threshold']:.6g}" in ended.out
+
+
+def test_every_command_repeats_the_warning_about_near_copies(bundle: Path, tmp_path: Path) -> None:
+    """The training data make the threshold doubtful, until good parts of another session set it, too."""
+    series = "20 good samples make up 5 series"
+    rewrite_manifest(bundle, lambda m: m["provenance"]["data"].update(series=series))
+    for commanded in ((cli, bundle), (run_cli.cli, bundle, tmp_path)):
+        assert f"warning: {series}\n" in command(*commanded).err
+    doubts = json.loads(command(info_cli, bundle, "--json").out)["threshold"]["doubts"]
+    assert series in doubts
+    days = [
+        SessionScores(Session(name, 40, tuple(f"{seed:08x}{i:08x}" for i in range(40))), tuple(SCORES), tuple(PEAKS))
+        for seed, name in enumerate((TRAINING, "tuesday"))
+    ]
+    calibration = replace(calibrate_sessions(days, 0.05), verdict="map")
+    rewrite_manifest(bundle, lambda m: m.update(calibration=calibration.to_json()))
+    assert series not in command(cli, bundle).err
 
 
 def test_rate_that_the_samples_do_not_support_is_set_with_a_warning(bundle: Path) -> None:

@@ -70,6 +70,18 @@ def test_several_categories_are_named(tmp_path: Path) -> None:
         open_category(tmp_path, "gear")
 
 
+def test_all_categories_are_an_answer_to_several(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path, "nut")
+    with pytest.raises(RunError, match=r"Choose one with --category NAME\.$"):
+        open_category(tmp_path, "gear")
+    trees.mvtec3d(tmp_path, "bolt")
+    with pytest.raises(RunError, match=r"--category NAME, or train each one with cmdiad-train --category all\.$"):
+        open_category(tmp_path, None)
+    trees.mvtec3d(tmp_path, "all")
+    with pytest.raises(RunError, match=r"Choose one with --category NAME\.$"):
+        open_category(tmp_path, None)
+
+
 def test_the_folder_of_a_category_is_enough(tmp_path: Path) -> None:
     trees.mvtec3d(tmp_path)
     category = open_category(tmp_path / "nut", None)

@@ -19,6 +19,10 @@ from cmdiad_train.datasets.check import Findings, check
 
 REAL = golden.SHARED / "data" / "mvtec3d"
 NUT = Path("nut")
+FEW_GOOD = (
+    "the default false-reject rate of training: {} held-out good samples; 19 are needed to support a false-reject rate "
+    "of 0.05. Until then about {} of good parts are rejected"
+)
 
 
 def check_one(root: Path) -> Findings:
@@ -261,6 +265,7 @@ def test_notes_on_an_own_folder(tmp_path: Path) -> None:
         "figures of pixels: 1 of 3 defects have a mask",
     )
     assert findings.outlook.not_possible == (
+        FEW_GOOD.format(6, "14.3%"),
         "rejected good parts that training has not seen: there are no good test samples",
         "figures of pixels for all defects: 2 of 3 defects have no mask",
     )
@@ -276,7 +281,10 @@ def test_what_is_possible_with_good_samples_alone(tmp_path: Path) -> None:
         "a threshold from 6 good samples, for false-reject rates of 14.3% or more",
         "with a family that trains networks, a threshold from 2 of them, for 33.3% or more",
     )
-    assert findings.outlook.not_possible == ("figures of images and missed defects: there are no defective samples",)
+    assert findings.outlook.not_possible == (
+        FEW_GOOD.format(6, "14.3%"),
+        "figures of images and missed defects: there are no defective samples",
+    )
     assert findings.to_json()["not_possible"] == list(findings.outlook.not_possible)
     trees.picture(tmp_path / "test/good/a.png", 99)
     assert "count the rejected ones of 1 good test samples" in check_one(tmp_path).outlook.possible

@@ -47,6 +47,9 @@ def test_series_that_stay_in_the_banks_are_reported_and_recorded(
     assert len({name[-1] for name in record.series.example}) == 1
     assert read_record(run) == record
     assert json.loads((run / "run.json").read_text())["series"]["count"] == 5
+    again = RecordingReporter()
+    assert fit(data, "gear", tiny_recipe(series=series), run, again, FitOptions(test=False)) == record
+    assert again.lines == [f"warning: {record.series.warning}."], "a finished run repeats its warning"
 
 
 def test_series_that_the_banks_do_not_recognise_are_reported(

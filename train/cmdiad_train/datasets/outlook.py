@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from cmdiad_runtime.bundle.threshold import too_few_samples
 from cmdiad_train.datasets.category import Split
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
+from cmdiad_train.recipe import DEFAULT_RECIPE
 
 HELD_OUT_SHARE = 5
 """Without a validation split every fifth training sample is held out."""
@@ -57,6 +59,8 @@ def outlook_of(listings: Mapping[Split, Listing], modalities: tuple[str, ...]) -
         f"with a family that trains networks, a threshold from {alone} of them, for {_least_rate(alone):.1%} or more"
     )
     not_possible = []
+    if too_few := too_few_samples(scored, DEFAULT_RECIPE.false_reject_rate):
+        not_possible.append(f"the default false-reject rate of training: {too_few}")
     if defects:
         against = f"{good} good test samples" if good else "good samples that training holds out"
         possible.append(f"figures of images: {len(defects)} defects against {against}")

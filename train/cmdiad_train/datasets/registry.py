@@ -147,7 +147,8 @@ def _layout_of(place: Path, *, own: bool = True) -> str | None:
 def _not_recognised(root: Path, expected: str) -> RunError:
     names = [category.name for category in find_categories(root)]
     if names:
-        action = "Choose one with --category NAME"
+        train_all = ", or train each one with cmdiad-train --category all"
+        action = f"Choose one with --category NAME{'' if len(names) == 1 or 'all' in names else train_all}"
         return RunError(root, found=f"categories {', '.join(names)}", expected=expected, action=action)
     return RunError(root, found=_contents(root), expected=_EXPECTED, action=_advice(root))
 

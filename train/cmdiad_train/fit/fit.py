@@ -129,7 +129,7 @@ def _with_mask(recipe: Recipe, mask: InspectionMask | None, splits: Splits) -> R
 
 
 def _say_finished(run: Path, record: RunRecord, options: EnvelopeOptions, reporter: Reporter) -> None:
-    """Report how a finished training differs from what this command requests."""
+    """Report what the training warned of, and how it differs from what this command requests."""
     envelope = record.envelope
     if envelope is not None and (envelope.false_alarm_rate, {*envelope.off}) != (options.rate, {*options.off}):
         reporter.say(
@@ -137,6 +137,8 @@ def _say_finished(run: Path, record: RunRecord, options: EnvelopeOptions, report
             f"--envelope-rate {envelope.false_alarm_rate:g}, switched off: {', '.join(envelope.off) or 'none'}. "
             "To change them, choose another --out, or use cmdiad-threshold --ignore-check on the bundle."
         )
+    if record.series is not None:
+        reporter.say(f"warning: {record.series.warning}.")
     good = [sample for sample in record.left_out if sample.split != "test"]
     if good:
         reporter.say(
