@@ -15,6 +15,7 @@ from cmdiad_train.cli.train import cli
 from cmdiad_train.detectors.bank.recipe_options import recipe_from, remarks
 from cmdiad_train.extractors.weights_file import Origin, image_metadata, point_metadata, save_weights
 from cmdiad_train.recipe import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_RGB, PUBLISHED_XYZ, Recipe, bank_part
+from helpers import command
 
 ORIGIN = Origin("nothing", "none", "a test")
 
@@ -83,6 +84,14 @@ def test_seed_and_rate_stay_open(store: Path) -> None:
 def test_contradictions_are_refused(store: Path, arguments: tuple[object, ...], words: str) -> None:
     with pytest.raises(click.UsageError, match=words):
         recipe("--paper", "xyz-f2f", *arguments)
+
+
+@pytest.mark.parametrize("family", ["trd", "auto"])
+def test_a_row_of_another_family_is_refused_by_name(tmp_path: Path, family: str) -> None:
+    """The row sets options such as `--hallucination`, which the message must not blame on the user."""
+    ended = command(cli, tmp_path, "--paper", "rgb-f2f", "--family", family)
+    assert ended.code == 2
+    assert "Error: --paper is an option of the family bank, not of trd." in ended.err
 
 
 def test_a_mask_is_refused(store: Path) -> None:

@@ -62,6 +62,9 @@ EXIT_CODES = {
     7: "data or recipe cannot be used",
 }
 
+_NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
+"""Sources of values that the command line does not name; the second one are values of the row of `--paper`."""
+
 
 class TrainCommand(GroupedCommand):
     """A command that also takes the options of detector families that are registered at run time."""
@@ -374,7 +377,7 @@ def _refuse_foreign_options(context: click.Context, families: tuple[str, ...]) -
     for other in family_names():
         for option in family_options(other):
             source = context.get_parameter_source(option.name or "")
-            if option.name not in shared and source is not click.core.ParameterSource.DEFAULT:
+            if option.name not in shared and source not in _NOT_GIVEN:
                 lacking = next(n for n in families if option.name not in {o.name for o in family_options(n)})
                 auto = f" Leave out {option.opts[0]} or --family {AUTO}." if len(families) > 1 else ""
                 raise click.UsageError(f"{option.opts[0]} is an option of the family {other}, not of {lacking}.{auto}")

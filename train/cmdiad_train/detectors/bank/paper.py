@@ -93,7 +93,7 @@ def check_weights_of_row(recipe: Recipe) -> None:
         raise RunError(
             f"--paper {part.paper}",
             found="no weights of Point-MAE on this machine",
-            action=f"run: {_IMPORT_POINTS}, or pass --xyz-weights FILE",
+            action=f"run: {_IMPORT_POINTS}, or pass --xyz-weights FILE (cmdiad-bench paper: --set xyz-weights=FILE)",
         )
     if row.sees_images and (part.rgb.backbone != PUBLISHED_RGB.backbone or part.rgb.weights == "seeded"):
         raise RunError(
