@@ -109,6 +109,20 @@ def test_missing_weights_of_point_mae_are_refused(tmp_path: Path, monkeypatch: p
         recipe("--paper", "rgb", "--rgb-weights", "seeded")
 
 
+def test_weights_under_a_published_file_name_alone_are_refused_with_the_import_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`import` stores a file of an unknown release under its own name, which no row takes for the published weights."""
+    monkeypatch.setenv("CMDIAD_CACHE", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    unknown = replace(PUBLISHED_RGB, backbone=PUBLISHED_RGB.backbone.removesuffix(".dino"))
+    use = image_metadata(unknown, 224, IMAGENET_MEAN, IMAGENET_STD)
+    save_weights(tmp_path / f"weights/{PUBLISHED_RGB.backbone}.safetensors", {"a": torch.zeros(1)}, use, ORIGIN)
+    with pytest.raises(RunError) as refused:
+        recipe("--paper", "rgb")
+    assert "cmdiad-extractor import FILE --kind dino --backbone vit_base_patch8_224.dino;" in str(refused.value)
+
+
 def test_faithful_warns_where_the_protocol_has_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CMDIAD_CACHE", str(tmp_path))
     faithful = ("--mode", "faithful", "--hallucination", "f2f")

@@ -18,6 +18,8 @@ _FREE = {"paper", "rgb_weights", "xyz_weights"}
 _NOT_COMMON = {"detector", "seed", "false_reject_rate", "mask"}
 """Fields of a recipe that a row leaves open, or that belong to the family."""
 _IMPORT_POINTS = "cmdiad-extractor import pointmae_pretrain.pth"
+_IMPORT_IMAGES = f"cmdiad-extractor import FILE --kind dino --backbone {PUBLISHED_RGB.backbone}"
+"""Command for a file that does not name its release; a file name alone does not prove one."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def check_weights_of_row(recipe: Recipe) -> None:
             f"--paper {part.paper}",
             found=f"weights {part.rgb.weights} of {part.rgb.backbone}",
             expected=f"weights of {PUBLISHED_RGB.backbone}",
-            action=f"run: cmdiad-extractor fetch {PUBLISHED_RGB.backbone}, and leave out --rgb-weights",
+            action=f"run: cmdiad-extractor fetch {PUBLISHED_RGB.backbone}, or for a file of these weights: "
+            f"{_IMPORT_IMAGES}; leave out --rgb-weights",
         )
 
 
