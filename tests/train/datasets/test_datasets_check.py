@@ -15,7 +15,10 @@ import data_trees as trees
 import golden
 from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.reporter import SILENT
+from cmdiad_train.cli.train import cli as train_command
 from cmdiad_train.datasets.check import Findings, check
+from cmdiad_train.datasets.outlook import DEFAULT_RATE
+from cmdiad_train.recipe import DEFAULT_RECIPE
 
 REAL = golden.SHARED / "data" / "mvtec3d"
 NUT = Path("nut")
@@ -270,6 +273,11 @@ def test_notes_on_an_own_folder(tmp_path: Path) -> None:
         "figures of pixels for all defects: 2 of 3 defects have no mask",
     )
     assert findings.next_step == f"cmdiad-train {tmp_path}"
+
+
+def test_the_stated_default_rate_is_that_of_training() -> None:
+    (option,) = (option for option in train_command.params if option.name == "false_reject_rate")
+    assert DEFAULT_RATE == option.default == DEFAULT_RECIPE.false_reject_rate
 
 
 def test_what_is_possible_with_good_samples_alone(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from cmdiad_runtime.bundle.threshold import too_few_samples
 from cmdiad_train.datasets.category import Split
 from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.sample_files import GOOD, SampleFiles
-from cmdiad_train.recipe import DEFAULT_RECIPE
 
 HELD_OUT_SHARE = 5
 """Without a validation split every fifth training sample is held out."""
+DEFAULT_RATE = 0.05
+"""Default of `Recipe.false_reject_rate`, which this room may not import."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def outlook_of(listings: Mapping[Split, Listing], modalities: tuple[str, ...]) -
         f"with a family that trains networks, a threshold from {alone} of them, for {_least_rate(alone):.1%} or more"
     )
     not_possible = []
-    if too_few := too_few_samples(scored, DEFAULT_RECIPE.false_reject_rate):
+    if too_few := too_few_samples(scored, DEFAULT_RATE):
         not_possible.append(f"the default false-reject rate of training: {too_few}")
     if defects:
         against = f"{good} good test samples" if good else "good samples that training holds out"
