@@ -143,8 +143,10 @@ def _place(category: Category) -> str:
 
 
 def require_defects(category: Category, recipe: Recipe) -> None:
-    """Raise RunError if the test split has no defects for a recipe: known before a training, not only after it."""
-    samples = category.usable("test", needed_modalities(recipe.modality, recipe.rgb_mask)).samples
+    """Raise RunError if the data lack a modality or defects for a recipe: known before a training, not after it."""
+    needed = needed_modalities(recipe.modality, recipe.rgb_mask)
+    category.usable("train", needed)  # Without clouds, no test sample is complete: the missing modality is the cause.
+    samples = category.usable("test", needed).samples
     if all(sample.defect == GOOD for sample in samples):
         raise without_figures(category)
 

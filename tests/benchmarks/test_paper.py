@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,16 @@ def test_a_failed_row_is_named_and_tried_again(data: Path, tmp_path: Path, monke
     assert line in ended.out
     assert f"- {line}" in (tmp_path / "paper/paper.md").read_text()
     assert not (tmp_path / "paper/results").exists()
+
+
+@pytest.mark.parametrize("row", ["rgb", "xyz"])
+def test_data_without_clouds_are_named_as_the_cause(own_data: Path, tmp_path: Path, row: str) -> None:
+    """A masked image needs a cloud, too; the test split is not blamed for having no complete sample."""
+    for folder in list((own_data / "gear").rglob("xyz")):
+        shutil.rmtree(folder)
+    ended = paper(own_data, tmp_path / "paper", "--row", row)
+    assert ended.code == 7
+    assert f"Failed: {row}, gear: {own_data / 'gear'}: found training samples with rgb alone." in ended.out
 
 
 @pytest.mark.parametrize(
