@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from cmdiad_runtime.bundle.manifest import Manifest
 from cmdiad_runtime.colour import GreyRange
-from cmdiad_runtime.modalities import sensor_text
+from cmdiad_runtime.modalities import sensor_text, trained_with_text
 from cmdiad_runtime.preprocess.inspected_area.missing import missing_note
 from cmdiad_runtime.preprocess.inspected_area.records import describe, doubt
 from cmdiad_runtime.preprocess.mask_note import mask_text
@@ -33,6 +33,7 @@ def readme_of(manifest: Manifest, contact: str) -> str:
     facts = {
         "Inspects": f"{printable(manifest.provenance.category or 'parts of one kind')}, modality "
         f"{modality} ({sensor_text(modality)})",
+        **_training(manifest),
         "Area": _area(manifest),
         "Input": _input(manifest),
         "Threshold": _threshold(manifest),
@@ -66,6 +67,15 @@ def readme_of(manifest: Manifest, contact: str) -> str:
             "",
         ]
     )
+
+
+def _training(manifest: Manifest) -> dict[str, str]:
+    """Return the second image that training read besides those of inspection, or nothing."""
+    detector = manifest.recipe.get("detector")
+    partner = detector.get("partner") if isinstance(detector, dict) else None
+    if not isinstance(partner, str):
+        return {}
+    return {"Trained with": trained_with_text(printable(partner), manifest.preprocessing.modality_name)}
 
 
 def _entry(label: str, text: str) -> list[str]:

@@ -83,6 +83,16 @@ def sensor_text(name: str) -> str:
     return "camera and 3D sensor" if name == "both" else TABLE[name].sensor
 
 
+def trained_with_text(partner: str, inspected: str) -> str:
+    """Return that a detector was trained on pairs with a second image, as text for people.
+
+    Args:
+        partner: Name of the second image.
+        inspected: Name of what the detector inspects.
+    """
+    return f"{partner} images of the same parts; inspection needs {inspected} alone"
+
+
 def foreign_folder(folder: str, image_modality: str) -> bool:
     """Return True if a folder's name states that the files in it are of another modality than the image.
 

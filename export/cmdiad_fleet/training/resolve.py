@@ -53,6 +53,8 @@ def resolve(data: Path, options: Mapping[str, Any]) -> Resolved:
         image = recipe.image_modality
         sources |= {(None, "train", trained, image): None, (None, "validation", inspected, image): None}
         sources |= {(None, "test", inspected, image): None}
+        if (partner := family.partner(recipe)) is not None:
+            sources |= {(None, "train", ("rgb",), partner): None}
         sources |= {(category, "train", trained, image): None for category in family.joint_categories(recipe)}
     stored = {name: recipe.to_json() for name, recipe in recipes.items()}
     return Resolved(tuple(arguments), stored, tuple(sources))

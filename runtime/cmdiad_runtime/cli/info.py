@@ -10,6 +10,7 @@ import click
 
 from cmdiad_runtime.cli.each import FIGURE_NAMES
 from cmdiad_runtime.errors import BundleError
+from cmdiad_runtime.modalities import trained_with_text
 from cmdiad_runtime.names import PATTERN_TEXTS
 from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
@@ -91,6 +92,11 @@ def _detector_lines(detector: dict[str, Any], inspects: dict[str, Any]) -> list[
     parts = "" if detector["parts"] == 1 else f", {detector['parts']} parts"
     return [
         ("detector", ", ".join([detector["modality"], *choices])),
+        *[
+            ("trained with", trained_with_text(text, detector["modality"]))
+            for text in (detector.get("partner"),)
+            if text
+        ],
         *[(f"{name} extractor", text) for name, text in detector["extractors"].items()],
         ("view", f"{detector['view']}, {detector['size']}×{detector['size']} pixels{parts}"),
         ("inspects", inspects["area"] or "unknown: made by an earlier version"),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _RUN_FORMAT = "cmdiad-run"
 _RUN_VERSIONS = (2, 3)
-_CHOICES = ("mode", "variant", "hallucination", "verdict")
+_CHOICES = ("mode", "variant", "hallucination", "partner", "verdict")
 """Fields of a recipe that name a kind of detector, as far as the family has them."""
 _RECORD_LIMIT = 64 << 20  # bytes
 Record = TypeVar("Record")

@@ -27,6 +27,8 @@ HALLUCINATION = {*NETWORK, *OF_F2F, "loss", "f2f_output", "distil_validation", "
 IDLE: dict[tuple[str, ...], set[str]] = {
     ("bank", "rgb"): {*HALLUCINATION, *POINTS, *SURFACE, "xyz_kind"} - {"surface_weights"},  # They may set the size.
     ("bank", "rgb", "--hallucination", "f2f"): set(),
+    ("bank", "rgb", "--hallucination", "f2f", "--partner", "infrared"): {*POINTS, *SURFACE, "xyz_kind"}
+    - {"surface_weights"},
     ("bank", "rgb", "--hallucination", "f2i"): {"f2f_output"},
     ("bank", "xyz"): HALLUCINATION,
     ("bank", "xyz", "--xyz", "point_mae"): {*HALLUCINATION, "rgb_backbone", "rgb_stages", "rgb_layers", "rgb_grid"},
@@ -69,6 +71,7 @@ VALUES = {
     "coreset": ("0.37",),
     "hallucination_context": ("3",),
     "alignment": ("0.1",),
+    "partner": ("infrared",),
 }
 """Values for options without a list of choices or a range of numbers. The preset `standard` is not on this machine, so
 it is refused where an image network is made."""

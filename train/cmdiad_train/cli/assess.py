@@ -33,7 +33,7 @@ ASSESSMENT = option_group(
 )
 """Options of `cmdiad-train` for an assessment."""
 
-_CONTRADICTING = ("modality", "parts", "mask", "calibration", "network_from", "distil_on", "paper")
+_CONTRADICTING = ("modality", "parts", "mask", "calibration", "network_from", "distil_on", "paper", "partner")
 """Options that an assessment sets itself, or does not support."""
 
 

@@ -44,6 +44,8 @@ EXAMPLES = (
     "cmdiad-train parts --out runs/parts",
     "# A camera on the line, trained with clouds too",
     "cmdiad-train mvtec3d --category bagel --modality rgb --hallucination f2f",
+    "# A camera on the line, trained with infrared images too",
+    "cmdiad-train parts --modality rgb --hallucination f2f --partner infrared",
     "# One bundle for parts with image, cloud or both",
     "cmdiad-train mvtec3d --category bagel --modality any --hallucination f2f",
     "# A detector for each category; repeat the command to continue",

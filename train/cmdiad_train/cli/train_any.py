@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _PATTERNS: tuple[Sensors, ...] = ("both", "rgb", "xyz")
 """Patterns in the order of the trainings. The first needs both modalities, so data without one is refused at once."""
-_CONTRADICTING = ("network_from", "paper", "calibration")
+_CONTRADICTING = ("network_from", "paper", "calibration", "partner")
 """Options that belong to one detector."""
 
 

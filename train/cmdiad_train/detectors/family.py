@@ -154,6 +154,8 @@ class FitContext:
         cache_bytes: Disk space that cached features may take.
         taken_over: True if the run starts with the networks of another run (`--network-from`).
         reporter: Receiver of progress.
+        partner: The same training as a second image sensor sees it: samples with the images of the training parts, and
+            their preprocessing; None without such a sensor (`Family.partner`).
     """
 
     run: Path
@@ -168,6 +170,7 @@ class FitContext:
     cache_bytes: int
     taken_over: bool
     reporter: Reporter
+    partner: FitContext | None = None
 
     @property
     def kept(self) -> Tensor | None:
@@ -253,6 +256,10 @@ def _modality(recipe: Recipe) -> Sensors:
     return recipe.modality
 
 
+def _no_partner(recipe: Recipe) -> str | None:
+    return None
+
+
 def _no_categories(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
@@ -292,6 +299,7 @@ class Family:
         preferred_view: Returns the view that suits a recipe with `view="auto"` best if every part can be found, and
             the reason if that is the view of the sensor.
         trained_modality: Returns the modality whose inputs the family needs of training samples.
+        partner: Returns the name of a second image that training samples are paired with, or None.
         joint_categories: Returns further categories of the data set whose good samples are trained on too.
         run_name: Returns the last part of the default name of a run, `CATEGORY-MODALITY-NAME`.
         network_file: Returns the file with the network of a finished run that `--network-from` can take over, or
@@ -314,6 +322,7 @@ class Family:
     idle: Callable[[Recipe], Mapping[str, str]] = _no_idle_options
     preferred_view: Callable[[Recipe], tuple[ViewName, str]] = _sensor_view
     trained_modality: Callable[[Recipe], Sensors] = _modality
+    partner: Callable[[Recipe], str | None] = _no_partner
     joint_categories: Callable[[Recipe], tuple[str, ...]] = _no_categories
     run_name: Callable[[Recipe], str] = _family_name
     network_file: Callable[[Path], Path] | None = None

@@ -24,6 +24,7 @@ from cmdiad_train.fit.export_inputs import input_bytes, save_export_inputs
 from cmdiad_train.fit.figures import figures_on_test_split
 from cmdiad_train.fit.judged import add_judged
 from cmdiad_train.fit.mask import InspectionMask, check_mask_size
+from cmdiad_train.fit.partner import pair_samples
 from cmdiad_train.fit.run_folder import CACHE, has_leftovers, owned_run_folder
 from cmdiad_train.fit.samples import SampleProvider
 from cmdiad_train.fit.separation import not_separated, scores_of_tampered
@@ -100,6 +101,7 @@ def _fit(
     splits = split(chosen, recipe, family, test=options.test)
     if options.judged is not None:
         splits = add_judged(splits, options.judged, recipe, family)
+    splits = pair_samples(splits, chosen, family.partner(recipe))
     splits = add_sessions(splits, options.calibration, recipe, reporter)
     recipe = _with_mask(recipe, options.mask, splits)
     request = Request(chosen, recipe, family, splits, options.network_from, options.mask)
@@ -267,4 +269,6 @@ def _fit_family(
         taken_over=options.network_from is not None,
         reporter=reporter,
     )
+    if started.partner is not None and record.partner is not None:
+        context = replace(context, partner=started.partner.context(context, splits, record.partner))
     return family.fit(context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.preprocess.prepare import needed_modalities
 from cmdiad_train.datasets.judged_parts import judged_folder, list_judged
 from cmdiad_train.datasets.outlook import HELD_OUT_SHARE
@@ -25,8 +26,16 @@ def add_judged(splits: Splits, candidate: Path, recipe: Recipe, family: Family) 
         family: Family of the recipe.
 
     Raises:
-        RunError: There are no parts that were judged good.
+        RunError: There are no parts that were judged good, or the detector is trained on pairs of two images.
     """
+    partner = family.partner(recipe)
+    if partner is not None:
+        raise RunError(
+            candidate,
+            found=f"judged parts without {partner} images",
+            expected=f"pairs with {partner} images, which this detector is trained on",
+            action="Add the parts with both images to the data set, and train a new run",
+        )
     folder = judged_folder(candidate)
     trained = needed_modalities(family.trained_modality(recipe), recipe.rgb_mask)
     inspected = needed_modalities(recipe.modality, recipe.rgb_mask)

@@ -88,15 +88,18 @@ def screen_reading(
         error = samples.try_read(files, sensor.colour)
         if error is not None:
             return error
-        sample = samples.read(files, sensor.colour)
-        empty = guarded(sample.name, lambda: _check_content(sample))
-        return empty if isinstance(empty, InputError) else None
+        return check_content(samples.read(files, sensor.colour))
 
     return _screen(splits, category, ("read samples", read), reporter)
 
 
+def check_content(sample: Sample) -> InputError | None:
+    """Return the error of an image without contrast or a cloud without points, which no view can use."""
+    empty = guarded(sample.name, partial(_check_content, sample))
+    return empty if isinstance(empty, InputError) else None
+
+
 def _check_content(sample: Sample) -> None:
-    """Raise InputError for an image without contrast or a cloud without points, which no view can use."""
     if sample.rgb is not None:
         check_contrast(sample.rgb, sample.name)
     if sample.xyz is not None:

@@ -30,6 +30,7 @@ class Splits:
         left_out: Samples that cannot be used and are in none of the above.
         parts: Number of entries per sample in all but `test`: 1, or one for each part (see `by_part`).
         sessions: Folders of other sessions by name, whose samples are the last ones of `held_out`.
+        partners: Image of a second sensor for each training sample; empty without such a sensor.
     """
 
     train: Sequence[SampleFiles]
@@ -39,6 +40,7 @@ class Splits:
     left_out: tuple[LeftOut, ...] = ()
     parts: int = 1
     sessions: Mapping[str, Path] = field(default_factory=dict)
+    partners: Mapping[SampleFiles, SampleFiles] = field(default_factory=dict)
 
     def by_part(self, parts: int) -> Splits:
         """Return the splits with an entry for each part of a sample, those of one sample next to each other.

@@ -28,8 +28,9 @@ from cmdiad_train.fit.direction import ambiguous_turn
 from cmdiad_train.fit.mask import InspectionMask, with_mask
 from cmdiad_train.fit.observe import Observations
 from cmdiad_train.fit.other_training import other_data, other_options, other_training
+from cmdiad_train.fit.partner import PartnerImages, pairs_text
 from cmdiad_train.fit.preparing import TrainingSettings
-from cmdiad_train.fit.run_folder import is_without_results
+from cmdiad_train.fit.run_folder import CACHE, is_without_results
 from cmdiad_train.fit.samples import KeptFiles, SampleProvider
 from cmdiad_train.fit.screening import accept, screen_preparing, screen_reading, screen_view, warn_about_test_samples
 from cmdiad_train.fit.splits import Splits
@@ -93,10 +94,12 @@ class Started:
     Attributes:
         record: Record of the run.
         splits: Samples of the training, without those that cannot be used.
+        partner: Images of a second sensor, or None without such a sensor.
     """
 
     record: RunRecord
     splits: Splits
+    partner: PartnerImages | None = None
 
 
 def earlier_record(request: Request, run: Path) -> RunRecord | None:
@@ -151,30 +154,68 @@ def start_or_resume(
         reporter.say(f"Images: {sensor.colour.text}.")
     if _reads_samples(request, earlier, sensor):
         splits = screen_reading(splits, request.category, sensor, samples, reporter)
+    images, seen = _partner_images(request, splits, run), None if earlier is None else earlier.partner
     choice = None
     if earlier is None:
         splits, choice = _choose_view(request, splits, sensor, samples, reporter)
+        if images is not None:
+            splits, choice, seen = _choose_view_of_pairs(request, (splits, choice), images, samples, reporter)
         _report(choice, run, reporter)
     recipe, preprocessing = _decided(request, earlier, choice)
     if earlier is None:
         preprocessing = _masked(request, splits, preprocessing, samples, reporter)
     settings = TrainingSettings(recipe, request.family, preprocessing, splits, samples, reporter)
     splits = screen_preparing(splits, request.category, samples, (settings.of, preprocessing), reporter)
+    if images is not None and seen is not None:
+        splits = images.prepare(splits, (preprocessing, seen), samples, request.category, reporter)
     if earlier is not None:
         if earlier.data != request.data(splits):
             raise other_training(run, ["other samples can be used"])
-        return Started(earlier, splits)
+        return Started(earlier, splits, images)
     assert choice is not None
-    record = _new_record(request, splits, recipe, preprocessing, choice)
+    record = _new_record(request, splits, (recipe, preprocessing), choice, seen)
     if request.mask is not None:
         request.mask.save(run / MASK)
     write_record(run, record)
-    return Started(record, splits)
+    return Started(record, splits, images)
+
+
+def _partner_images(request: Request, splits: Splits, run: Path) -> PartnerImages | None:
+    """Return the images of the second sensor of a training, or None without such a sensor."""
+    name = request.family.partner(request.recipe)
+    if name is None:
+        return None
+    return PartnerImages(name, request.recipe, request.family, splits, run / CACHE / "partner")
+
+
+def _choose_view_of_pairs(
+    request: Request,
+    chosen: tuple[Splits, ChosenView],
+    images: PartnerImages,
+    samples: SampleProvider,
+    reporter: Reporter,
+) -> tuple[Splits, ChosenView, Preprocessing]:
+    """Return splits, view of inspection and preprocessing of the second image, both in the same kind of view."""
+    splits, choice = chosen
+    splits, seen, reason = images.choose_view(splits, choice, request.category, reporter)
+    if reason:
+        in_sensor = replace(request, recipe=replace(request.recipe, view="sensor"))
+        choice = _choose(in_sensor, splits, _in_sensor_view(request, splits), samples, reporter)
+        choice = replace(choice, reason=f"the {images.name} images cannot be seen otherwise, because of {reason}")
+    if isinstance(seen.colour, GreyRange):
+        reporter.say(f"Images of {images.name}: {seen.colour.text}.")
+    reporter.say(pairs_text(request.recipe.image_modality, images.name, choice.view))
+    return splits, choice, seen
 
 
 def _new_record(
-    request: Request, splits: Splits, recipe: Recipe, preprocessing: Preprocessing, choice: ChosenView
+    request: Request,
+    splits: Splits,
+    decided: tuple[Recipe, Preprocessing],
+    choice: ChosenView,
+    partner: Preprocessing | None,
 ) -> RunRecord:
+    recipe, preprocessing = decided
     return RunRecord(
         recipe=recipe,
         data=request.data(splits),
@@ -186,6 +227,7 @@ def _new_record(
         network_from=network_digest(request),
         left_out=splits.left_out,
         inspected_area=choice.area,
+        partner=partner,
     )
 
 

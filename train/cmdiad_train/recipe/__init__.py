@@ -3,6 +3,7 @@
 from cmdiad_train.recipe.ast import PUBLISHED_AST, AstRecipe, ast_part
 from cmdiad_train.recipe.bank import (
     MOST_ROWS,
+    PARTNER,
     PUBLISHED_BANK,
     PUBLISHED_DISTILLATION,
     PUBLISHED_I2F_RATE,
@@ -13,6 +14,7 @@ from cmdiad_train.recipe.bank import (
     ImageScore,
     Loss,
     Mode,
+    Source,
     bank_part,
     has_relative_distances,
 )
@@ -62,6 +64,7 @@ __all__ = [
     "IMAGE_STAGES",
     "MOST_ROWS",
     "MOST_SEED",
+    "PARTNER",
     "PUBLISHED_AST",
     "PUBLISHED_BANK",
     "PUBLISHED_DISTILLATION",
@@ -98,6 +101,7 @@ __all__ = [
     "Recipe",
     "RgbExtractor",
     "ShapeGuidedRecipe",
+    "Source",
     "SurfaceExtractor",
     "TrdRecipe",
     "Variant",

@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+from cmdiad_runtime.modalities import IMAGE_MODALITIES
 from cmdiad_runtime.names import Modality
 from cmdiad_runtime.support.records import is_number
 from cmdiad_train.recipe.extractors import (
@@ -43,6 +44,9 @@ ResidualMap = Literal["none", "cycle"]
 Uncertainty = Literal["none", "bank"]
 Targets = Literal["joined", "stages"]
 Coordinates = Literal["none", "cell"]
+Source = Modality | Literal["partner"]
+"""What features are made of: the image or cloud of inspection, or the image of a second sensor (`partner`)."""
+PARTNER: Literal["partner"] = "partner"
 
 _MOST_COMPONENTS = 1 << 20  # far above the channels of any extractor
 _MOST_STEPS = 1 << 31
@@ -56,6 +60,7 @@ _LATER: dict[str, object] = {
     "main_bank": "plain",
     "residual_map": "none",
     "uncertainty": "none",
+    "partner": None,
 }
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
 _LATER_DISTILLATION: dict[str, object] = {"context": 1, "alignment": 0.0, "targets": "joined", "coordinates": "none"}
@@ -170,6 +175,8 @@ class BankRecipe:
             predicts back from the hallucinated ones).
         uncertainty: "none", or "bank" (distances to a row of the hallucinated bank are multiplied by 0.5 to 1, less
             where the network is uncertain about the row). Needs plain banks and the image score "max".
+        partner: Name of a second image (`cmdiad_runtime.modalities`) whose features F2F learns to predict, or None to
+            pair image and cloud. Only training reads these images.
     """
 
     mode: Mode = "default"
@@ -188,6 +195,7 @@ class BankRecipe:
     main_bank: MainBank = "plain"
     residual_map: ResidualMap = "none"
     uncertainty: Uncertainty = "none"
+    partner: str | None = None
 
     family: ClassVar[str] = "bank"
 
@@ -228,11 +236,13 @@ class BankRecipe:
             "none, since with both modalities nothing is missing",
         )
         require(
-            recipe.image_modality == "rgb" or self.hallucination == "none",
+            recipe.image_modality == "rgb" or self.hallucination == "none" or self.partner is not None,
             "hallucination",
             self.hallucination,
-            f"none with --modality {recipe.image_modality}; pairs of two image sensors are not built",
+            f"none with --modality {recipe.image_modality}, or f2f with --partner, the name of another image",
         )
+        if self.partner is not None:
+            self._check_partner(self.partner, recipe)
         self._check_hallucination(recipe)
         require(
             self.paper is None or recipe.mask is None,
@@ -246,7 +256,7 @@ class BankRecipe:
             recipe.view,
             "sensor or part, unless clouds are seen as normals",
         )
-        single = recipe.modality == "rgb" and self.hallucination == "none"
+        single = recipe.modality == "rgb" and (self.hallucination == "none" or self.partner is not None)
         require(
             recipe.view != "part" or single or self.has_normals,
             "view",
@@ -259,6 +269,28 @@ class BankRecipe:
             recipe.view,
             "sensor, top or part, unless clouds are seen as normals",
         )
+
+    def _check_partner(self, partner: str, recipe: Recipe) -> None:
+        """Raise RunError unless a recipe can be trained on pairs of two images."""
+        require(
+            partner != "xyz", "partner", partner, "an image; --hallucination f2f without --partner pairs it with clouds"
+        )
+        require_one("partner", partner, IMAGE_MODALITIES)
+        for holds, expected in (
+            (
+                recipe.modality == "rgb",
+                f"none with --modality {recipe.modality}, because images are paired with images",
+            ),
+            (partner != recipe.image_modality, f"another image than {recipe.image_modality}, which is inspected"),
+            (
+                self.hallucination == "f2f" and self.mode == "default",
+                "none, except for the hallucination f2f in the mode default",
+            ),
+            (not self.distillation.categories, "none with --distil-on, because pairs are of one category"),
+            (recipe.parts == 1, "none with --parts, because parts of two images are not assigned to each other"),
+            (recipe.rgb_mask == "none", "none with --rgb-mask cloud, because no cloud masks the second image"),
+        ):
+            require(holds, "partner", partner, expected)
 
     def _check_hallucination(self, recipe: Recipe) -> None:
         distillation = self.distillation
@@ -291,16 +323,20 @@ class BankRecipe:
                 f"{usual}, unless clouds are seen as an image of normals or depth",
             )
         require(
-            distillation.targets == "joined" or len(self._stages_of(recipe.other)) > 1,
+            distillation.targets == "joined" or len(self._stages_of(self.target(recipe))) > 1,
             "distillation.targets",
             distillation.targets,
             "joined, unless the hallucinated modality is seen by a CNN with several stages or a ViT with several "
             "layers",
         )
 
-    def _stages_of(self, modality: Modality) -> tuple[int, ...]:
-        """Return the stages or layers of a modality's extractor; empty for the last block of a ViT and for points."""
-        if modality == "rgb":
+    def target(self, recipe: Recipe) -> Source:
+        """Return what the hallucinated features are of."""
+        return recipe.other if self.partner is None else PARTNER
+
+    def _stages_of(self, source: Source) -> tuple[int, ...]:
+        """Return the stages or layers of an extractor; empty for the last block of a ViT and for points."""
+        if source != "xyz":
             return self.rgb.stages or self.rgb.layers
         surface = self.xyz.backbone if isinstance(self.xyz, SurfaceExtractor) else None
         return () if surface is None else surface.stages or surface.layers
@@ -315,9 +351,9 @@ class BankRecipe:
         """Return True if clouds are seen as images of surface normals."""
         return isinstance(self.xyz, SurfaceExtractor) and self.xyz.image == "normals"
 
-    def weights(self, modality: Modality) -> str:
-        """Return the origin of the weights of a modality's extractor: "seeded", "timm" or a file."""
-        if modality == "rgb":
+    def weights(self, source: Source) -> str:
+        """Return the origin of the weights of an extractor: "seeded", "timm" or a file."""
+        if source != "xyz":
             return self.rgb.weights
         return self.xyz.backbone.weights if isinstance(self.xyz, SurfaceExtractor) else self.xyz.weights
 

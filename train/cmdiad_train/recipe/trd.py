@@ -98,7 +98,7 @@ class TrdRecipe:
             recipe.image_modality == "rgb" or not self.trains_with_both,
             "variant",
             self.variant,
-            f"rd with --modality {recipe.image_modality}; pairs of two image sensors are not built",
+            f"rd with --modality {recipe.image_modality}; pairs of two images need the family bank (--partner)",
         )
         require(
             recipe.view != "each" or self.variant == "rd",

@@ -133,6 +133,8 @@ class RunRecord:
         left_out: Samples that could not be used. The field is in the file only if there are any.
         inspected_area: Area that is inspected, with its limits; None in runs of earlier versions.
         series: Series of near copies among the good samples, or None. The field is in the file only with a value.
+        partner: Preprocessing of the images of a second sensor, which only training reads, or None. The field is in the
+            file only with a value.
 
     Raises:
         RecordError: A value has the wrong kind, or contradicts the recipe.
@@ -153,6 +155,7 @@ class RunRecord:
     left_out: tuple[LeftOut, ...] = ()
     inspected_area: InspectedArea | None = None
     series: Series | None = None
+    partner: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _PARTS.items():
@@ -176,6 +179,8 @@ class RunRecord:
             require_instance(self, "inspected_area", InspectedArea)
         if self.series is not None:
             require_instance(self, "series", Series)
+        if self.partner is not None:
+            require_instance(self, "partner", Preprocessing)
         self._check_agreement()
 
     def _check_agreement(self) -> None:
@@ -185,10 +190,21 @@ class RunRecord:
         require(self.seed == recipe.seed, self, "seed", f"{recipe.seed}, as in the recipe")
         masked = (self.recipe.mask is None) == (settings.ignored is None)
         require(masked, self, "preprocessing", "an ignored region if the recipe has a mask, else none")
+        self._check_partner()
         for name in ("modality", "size", "view", "parts"):
             value, expected = getattr(settings, name), getattr(recipe, name)
             if value != expected:
                 raise RecordError(f"Preprocessing.{name} is {value!r}, but Recipe.{name} is {expected!r}")
+
+    def _check_partner(self) -> None:
+        """Raise RecordError unless the second image is that of the recipe, in the kind of view of inspection."""
+        named, partner = getattr(self.recipe.detector, "partner", None), self.partner
+        if partner is None:
+            require(named is None, self, "partner", f"the preprocessing of {named} images, as in the recipe")
+            return
+        own = (partner.image_modality, partner.view, partner.size)
+        expected = (named, self.recipe.view, self.recipe.size)
+        require(own == expected, self, "partner", "image, view and size of the recipe")
 
     @property
     def asked(self) -> Recipe:
@@ -198,7 +214,7 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        optional = ("envelope", "left_out", "inspected_area", "series")
+        optional = ("envelope", "left_out", "inspected_area", "series", "partner")
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in optional}
         left_out = [sample.to_json() for sample in self.left_out]
         area = {} if self.inspected_area is None else {"inspected_area": self.inspected_area.to_json()}
@@ -214,6 +230,7 @@ class RunRecord:
             **({"left_out": left_out} if left_out else {}),
             **area,
             **({} if self.series is None else {"series": self.series.to_json()}),
+            **({} if self.partner is None else {"partner": self.partner.to_json()}),
         }
 
     @staticmethod
@@ -230,6 +247,8 @@ class RunRecord:
             content["inspected_area"] = InspectedArea.from_json(content["inspected_area"])
         if content.get("series") is not None:
             content["series"] = Series.from_json(content["series"])
+        if content.get("partner") is not None:
+            content["partner"] = stored_preprocessing(content["partner"])
         return RunRecord(
             **{
                 **content,

@@ -45,7 +45,7 @@ from cmdiad_train.detectors.bank.run_files import (
 from cmdiad_train.detectors.family import Family, FitContext, Fitted
 from cmdiad_train.detectors.network_size import network_bytes
 from cmdiad_train.features.store import FeatureStore
-from cmdiad_train.recipe import BankRecipe, Recipe, bank_part
+from cmdiad_train.recipe import BankRecipe, Recipe, Source, bank_part
 
 
 def fit_banks(context: FitContext) -> Fitted:
@@ -103,16 +103,18 @@ def _shared_statistics(training: TrainingFeatures, patches: Sequence[Sequence[Pa
 
 def check_weights(recipe: Recipe) -> int:
     """Build every extractor of a recipe once, so that missing weights are reported early; return the size in bytes."""
-    modalities = [*recipe.mains]
+    modalities: list[Source] = [*recipe.mains]
     if bank_part(recipe).hallucination != "none":
-        modalities.append(recipe.other)
+        modalities.append(bank_part(recipe).target(recipe))
     return network_bytes(*(build_extractor(recipe, modality) for modality in modalities))
 
 
 def run_name(recipe: Recipe) -> str:
-    """Return "patchcore" for a recipe of `--family patchcore`, else the hallucination."""
+    """Return "patchcore" for a recipe of `--family patchcore`, else the hallucination and the partner, if any."""
     part = bank_part(recipe)
-    return part.image_score if part.image_score == "patchcore" else part.hallucination
+    if part.image_score == "patchcore":
+        return part.image_score
+    return part.hallucination if part.partner is None else f"{part.hallucination}-{part.partner}"
 
 
 BANK = Family(
@@ -129,6 +131,7 @@ BANK = Family(
     trained_modality=trained_modality,
     joint_categories=joint_categories,
     run_name=run_name,
+    partner=lambda recipe: bank_part(recipe).partner,
     network_file=network_file,
     take_over=take_over,
     scores_training=lambda recipe: True,

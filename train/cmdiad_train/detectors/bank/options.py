@@ -28,6 +28,12 @@ HALLUCINATION = option_group(
         default="none",
         help="Replacement of the missing modality: features to features, features to input, or input to features.",
     ),
+    click.option(
+        "--partner",
+        metavar="IMAGE",
+        help="With f2f: hallucinate the features of another image sensor instead of a cloud, for example infrared with "
+        "--modality rgb. Training reads its images, inspection does not (docs/data.md).",
+    ),
     click.option("--loss", type=click.Choice(["l2", "cosine", "smooth_l1"]), help="Loss per row.  [default: l2]"),
     click.option(
         "--f2f-output",

@@ -43,8 +43,9 @@ def shown_modality(recipe: Recipe) -> Modality | None:
 
 
 def trained_modality(recipe: Recipe) -> Sensors:
-    """Return "both" if a distillation network is trained, else the modality of inspection."""
-    return recipe.modality if bank_part(recipe).hallucination == "none" else "both"
+    """Return "both" if a distillation network is trained on images and clouds, else the modality of inspection."""
+    part = bank_part(recipe)
+    return recipe.modality if part.hallucination == "none" or part.partner is not None else "both"
 
 
 def joint_categories(recipe: Recipe) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ def preferred_view(recipe: Recipe) -> tuple[ViewName, str]:
     return preferred_view_of(
         recipe,
         faithful=part.mode == "faithful",
-        clouds=recipe.modality != "rgb" or part.hallucination != "none",
+        clouds=trained_modality(recipe) != "rgb",
         normals=part.has_normals,
         both="each",
     )

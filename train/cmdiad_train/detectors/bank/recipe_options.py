@@ -17,6 +17,7 @@ from cmdiad_train.detectors.bank.paper import (
     missing_of_protocol,
     stored_weights,
 )
+from cmdiad_train.detectors.bank.preprocessing import trained_modality
 from cmdiad_train.detectors.extractor_options import (
     FIXED_FIELDS,
     Options,
@@ -43,6 +44,7 @@ from cmdiad_train.recipe import (
     Distillation,
     Recipe,
     RgbExtractor,
+    Source,
     SurfaceExtractor,
     XyzExtractor,
     bank_part,
@@ -73,6 +75,7 @@ _PART = (
     "main_bank",
     "residual_map",
     "uncertainty",
+    "partner",
 )
 _SURFACE = ("surface_backbone", "surface_stages", "surface_layers", "surface_grid", "surface_weights")
 _POINTS = ("xyz_groups", "xyz_group_size", "xyz_width", "xyz_depth", "xyz_heads", "xyz_grid", "xyz_normalisation")
@@ -118,7 +121,9 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
     if part.mode == "faithful":
         return missing_of_protocol(recipe)
     preset = preset_of_options(options) if options.get("extractor") in (None, AUTO) else None
-    modalities = recipe.mains if part.hallucination == "none" else (*recipe.mains, recipe.other)
+    modalities: tuple[Source, ...] = recipe.mains
+    if part.hallucination != "none":
+        modalities += (part.target(recipe),)
     used = {part.weights(modality) for modality in modalities}
     if preset is None or not used & {preset.extractor.weights, *_SMALL_WEIGHTS}:
         return []
@@ -128,10 +133,13 @@ def remarks(options: Mapping[str, Any], recipe: Recipe) -> list[str]:
 def idle_options(recipe: Recipe) -> dict[str, str]:
     """Return the options of a modality that is not read, and of a network that is not trained; see `Family.idle`."""
     part = bank_part(recipe)
-    if part.hallucination != "none":
-        reason = f"--hallucination {part.hallucination} has another network"
-        return {} if part.hallucination == "f2f" else {"f2f_output": reason}
-    idle = dict.fromkeys((*_DISTILLATION, "distil_on"), "without --hallucination no network is trained")
+    idle: dict[str, str] = {}
+    if part.hallucination == "none":
+        idle = dict.fromkeys((*_DISTILLATION, "distil_on"), "without --hallucination no network is trained")
+    elif part.hallucination != "f2f":
+        idle = {"f2f_output": f"--hallucination {part.hallucination} has another network"}
+    if trained_modality(recipe) == "both":
+        return idle
     if recipe.modality == "rgb":
         # The file of --surface-weights may set the size.
         surface = [name for name in _SURFACE if name != "surface_weights"]

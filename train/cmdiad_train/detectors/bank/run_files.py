@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from cmdiad_runtime.errors import RunError
-from cmdiad_runtime.names import Modality
 from cmdiad_runtime.support.files import write_json
 from cmdiad_train.detectors.bank.detector import Detector
 from cmdiad_train.detectors.bank.features.compared import Compared
@@ -22,7 +21,7 @@ from cmdiad_train.detectors.bank.fitting.usual_distance import MOST_CHANGE
 from cmdiad_train.detectors.bank.memory_bank import MemoryBank
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
-from cmdiad_train.recipe import Recipe, SurfaceExtractor, bank_part, has_relative_distances
+from cmdiad_train.recipe import Recipe, Source, SurfaceExtractor, bank_part, has_relative_distances
 from cmdiad_train.runs.mask import load_kept
 from cmdiad_train.runs.tensors import damaged, load_metadata, load_state, load_tensors, read_json, save_tensors
 
@@ -36,14 +35,14 @@ BANK_NAMES = ("main", "xyz", "rgb", "fusion")
 _BANK_TENSORS = (".rows", ".chosen", ".neighbours", ".mean", ".std")
 
 
-def extractor_file(modality: Modality) -> str:
-    """Return the name of the file with the extractor of a modality."""
-    return f"extractor-{modality}.safetensors"
+def extractor_file(source: Source) -> str:
+    """Return the name of the file with the extractor of a modality, or of the partner."""
+    return f"extractor-{source}.safetensors"
 
 
-def basis_file(modality: Modality) -> str:
-    """Return the name of the file with the principal components of a modality."""
-    return f"projection-{modality}.safetensors"
+def basis_file(source: Source) -> str:
+    """Return the name of the file with the principal components of a modality, or of the partner."""
+    return f"projection-{source}.safetensors"
 
 
 def load_detector(run: Path, recipe: Recipe) -> Detector:
@@ -69,38 +68,38 @@ def load_detector(run: Path, recipe: Recipe) -> Detector:
     return detector
 
 
-def build_extractor(recipe: Recipe, modality: Modality) -> Extractor:
-    """Return the extractor of a modality with the weights that the recipe names."""
+def build_extractor(recipe: Recipe, source: Source) -> Extractor:
+    """Return the extractor of a modality, or of the partner, with the weights that the recipe names."""
     part = bank_part(recipe)
-    if modality == "rgb":
+    if source != "xyz":
         return TimmBackbone(part.rgb, size=recipe.size, seed=recipe.seed)
     if isinstance(part.xyz, SurfaceExtractor):
         return TimmBackbone(part.xyz.backbone, size=recipe.size, seed=recipe.seed)
     return PointMae(part.xyz, seed=recipe.seed)
 
 
-def save_extractor(run: Path, extractor: Extractor, modality: Modality) -> None:
+def save_extractor(run: Path, extractor: Extractor, source: Source) -> None:
     """Write the run's copy of an extractor's weights, with their provenance."""
-    save_tensors(run / extractor_file(modality), extractor.state_dict(), {"provenance": extractor.provenance})
+    save_tensors(run / extractor_file(source), extractor.state_dict(), {"provenance": extractor.provenance})
 
 
-def load_extractor(run: Path, recipe: Recipe, modality: Modality) -> Extractor:
+def load_extractor(run: Path, recipe: Recipe, source: Source) -> Extractor:
     """Return an extractor with the run's copy of the weights. The files that the recipe names are not needed."""
-    extractor = build_extractor(replace(recipe, detector=bank_part(recipe).without_weights()), modality)
-    file = run / extractor_file(modality)
+    extractor = build_extractor(replace(recipe, detector=bank_part(recipe).without_weights()), source)
+    file = run / extractor_file(source)
     load_state(extractor, load_tensors(file), file)
     extractor.provenance = load_metadata(file).get("provenance", extractor.provenance)
     return extractor
 
 
-def save_basis(run: Path, basis: Tensor, modality: Modality) -> None:
-    """Write the principal components `[C', C]` of the features of a modality."""
-    save_tensors(run / basis_file(modality), {"basis": basis})
+def save_basis(run: Path, basis: Tensor, source: Source) -> None:
+    """Write the principal components `[C', C]` of the features of a modality, or of the partner."""
+    save_tensors(run / basis_file(source), {"basis": basis})
 
 
-def load_basis(run: Path, modality: Modality) -> Tensor | None:
-    """Return the principal components of the features of a modality, or None if all channels are used."""
-    file = run / basis_file(modality)
+def load_basis(run: Path, source: Source) -> Tensor | None:
+    """Return the principal components of the features of a modality or the partner; None if all channels are used."""
+    file = run / basis_file(source)
     return load_tensors(file)["basis"] if file.exists() else None
 
 

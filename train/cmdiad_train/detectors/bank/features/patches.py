@@ -22,22 +22,22 @@ from cmdiad_train.detectors.cell_maps import marked_cells
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.generated_cloud import GeneratedCloud
-from cmdiad_train.recipe import Recipe, bank_part
+from cmdiad_train.recipe import Recipe, Source, bank_part
 
 Extractor = TimmBackbone | PointMae
 POINT_INPUTS = ("centers", "groups", "weights", "cells")
 
 
-def input_names(recipe: Recipe, modality: Modality) -> tuple[str, ...]:
-    """Return the names of the inputs of a modality's extractor, in order (see `Prepared.inputs`)."""
-    if modality == "rgb":
+def input_names(recipe: Recipe, source: Source) -> tuple[str, ...]:
+    """Return the names of the inputs of an extractor, in order (see `Prepared.inputs`)."""
+    if source != "xyz":
         return ("rgb",)
     return POINT_INPUTS if bank_part(recipe).points else ("surface",)
 
 
-def shows_part_alone(recipe: Recipe, modality: Modality) -> bool:
-    """Return True if a modality's network input is an image whose background is 0."""
-    if modality == "xyz":
+def shows_part_alone(recipe: Recipe, source: Source) -> bool:
+    """Return True if the network input of a modality, or of the partner, is an image whose background is 0."""
+    if source == "xyz":
         return bank_part(recipe).points is None
     return recipe.view != "sensor"
 

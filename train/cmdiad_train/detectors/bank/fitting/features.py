@@ -40,7 +40,7 @@ from cmdiad_train.extractors import PointMae, TimmBackbone
 from cmdiad_train.extractors.shipped import weights_file
 from cmdiad_train.features import FileHashes, extractor_digest, feature_key, modality_settings, needed_files
 from cmdiad_train.features.store import FeatureStore, Stored
-from cmdiad_train.recipe import bank_part
+from cmdiad_train.recipe import PARTNER, Source, bank_part
 
 CALIBRATION_CLOUDS = 16
 
@@ -53,7 +53,7 @@ class TrainingFeatures:
         store: Store of features, shared with other trainings.
 
     Attributes:
-        provenance: Origin of each extractor that was used, by modality.
+        provenance: Origin of each extractor that was used, by modality or `partner`.
     """
 
     def __init__(self, context: FitContext, store: FeatureStore) -> None:
@@ -62,71 +62,78 @@ class TrainingFeatures:
         self.provenance: dict[str, Any] = {}
         self._hashes = FileHashes()
 
-    def patch_features(self, modality: Modality) -> PatchFeatures:
-        """Return the patch features of a modality, projected on principal components if the recipe says so."""
+    def context_of(self, source: Source) -> FitContext:
+        """Return the training as the sensor of the features sees it: its samples and how they are prepared."""
+        if source != PARTNER:
+            return self.context
+        assert self.context.partner is not None
+        return self.context.partner
+
+    def patch_features(self, source: Source) -> PatchFeatures:
+        """Return the patch features of a modality, or of the partner, on principal components if the recipe says so."""
         run = self.context.run
-        extractor, cut_out = self._extractor(modality), shows_part_alone(self.recipe, modality)
-        components, by_stage = self.part.components, self._by_stage(modality)
+        extractor, cut_out = self._extractor(source), shows_part_alone(self.recipe, source)
+        components, by_stage = self.part.components, self._by_stage(source)
         if not by_stage and (components is None or components >= extractor.width):
             return PatchFeatures(extractor, cut_out=cut_out)
-        if not (run / basis_file(modality)).exists():
-            rows = self._rows(PatchFeatures(extractor, cut_out=cut_out), modality)
+        if not (run / basis_file(source)).exists():
+            rows = self._rows(PatchFeatures(extractor, cut_out=cut_out), source)
             if by_stage:
                 basis = stage_directions(rows, _stage_widths(extractor), components)
             else:
                 assert components is not None
                 basis = principal_directions(rows, components)
-            save_basis(run, basis, modality)
-        return PatchFeatures(extractor, cut_out=cut_out, basis=load_basis(run, modality))
+            save_basis(run, basis, source)
+        return PatchFeatures(extractor, cut_out=cut_out, basis=load_basis(run, source))
 
     def target_heads(self, other: PatchFeatures) -> tuple[int, ...]:
         """Return the channels of each stage of the features to hallucinate; empty if the stages are joined."""
-        if not self._by_stage(self.recipe.other):
+        if not self._by_stage(self.part.target(self.recipe)):
             return ()
         return stage_components(_stage_widths(other.extractor), self.part.components)
 
-    def _by_stage(self, modality: Modality) -> bool:
-        """Return True if a modality is hallucinated stage by stage."""
-        is_target = self.part.hallucination != "none" and modality == self.recipe.other
+    def _by_stage(self, source: Source) -> bool:
+        """Return True if features are hallucinated stage by stage."""
+        is_target = self.part.hallucination != "none" and source == self.part.target(self.recipe)
         return is_target and self.part.distillation.targets == "stages"
 
-    def of_training(self, features: PatchFeatures, modality: Modality, category: str = "") -> list[Stored]:
+    def of_training(self, features: PatchFeatures, source: Source, category: str = "") -> list[Stored]:
         """Return the tensors of every training sample: `rows` and `cells`, and `image` if a network sees images.
 
         Projected features are made from features with all channels. Only if another run's extractors were taken over
         are they extracted directly, because that run has already found the basis.
 
         Args:
-            features: Patch features of the modality.
-            modality: Modality of the features.
+            features: Patch features of the source.
+            source: Source of the features.
             category: Further category that trains the distillation network, or "" for the main one.
         """
         if isinstance(features.projection, nn.Identity) or self.context.taken_over:
-            return _Extraction(self, features, modality, category).all()
-        raw = _Extraction(self, PatchFeatures(features.extractor, cut_out=features.cut_out), modality, category, "-raw")
-        stored = _Extraction(self, features, modality, category, raw=raw).all()
+            return _Extraction(self, features, source, category).all()
+        raw = _Extraction(self, PatchFeatures(features.extractor, cut_out=features.cut_out), source, category, "-raw")
+        stored = _Extraction(self, features, source, category, raw=raw).all()
         self.store.release(raw.kind)
         return stored
 
-    def _rows(self, features: PatchFeatures, modality: Modality) -> Iterator[Tensor]:
+    def _rows(self, features: PatchFeatures, source: Source) -> Iterator[Tensor]:
         """Return the rows `[R, C]` of each training sample, with those of all joint categories."""
         categories = ["", *self.context.joint] if self.part.hallucination != "none" else [""]
-        samples = [s for category in categories for s in _Extraction(self, features, modality, category, "-raw").all()]
+        samples = [s for category in categories for s in _Extraction(self, features, source, category, "-raw").all()]
         return (bank_rows([(s["rows"], s["cells"])], self.recipe) for s in samples)
 
-    def _extractor(self, modality: Modality) -> Extractor:
+    def _extractor(self, source: Source) -> Extractor:
         run = self.context.run
-        if (run / extractor_file(modality)).exists():
-            extractor = load_extractor(run, self.recipe, modality)
+        if (run / extractor_file(source)).exists():
+            extractor = load_extractor(run, self.recipe, source)
         else:
-            extractor = build_extractor(self.recipe, modality)
+            extractor = build_extractor(self.recipe, source)
             if isinstance(extractor, PointMae) and extractor.spec.normalisation == "frozen":
                 self._calibrate(extractor)
-            save_extractor(run, extractor, modality)
-        self.provenance[modality] = {"extractor": extractor.provenance}
-        weights = weights_file(self.part.weights(modality))
+            save_extractor(run, extractor, source)
+        self.provenance[source] = {"extractor": extractor.provenance}
+        weights = weights_file(self.part.weights(source))
         if weights is not None:
-            self.provenance[modality]["weights_sha256"] = sha256_of(weights)
+            self.provenance[source]["weights_sha256"] = sha256_of(weights)
         return extractor
 
     def _calibrate(self, extractor: PointMae) -> None:
@@ -140,17 +147,17 @@ class TrainingFeatures:
         extractor.calibrate(clouds)
 
     def file_hashes(self, files: SampleFiles, settings: Any) -> dict[str, str]:
-        """Return the SHA-256 digests of the files that a modality's inputs depend on."""
+        """Return the SHA-256 digests of the files that the inputs of a modality depend on."""
         return {name: self._hashes.of(path) for name, path in needed_files(files, settings).items()}
 
 
 class _Extraction:
-    """The features of one modality of all training samples of one category.
+    """The features of one modality, or of the partner, of all training samples of one category.
 
     Args:
         training: The training.
         features: Patch features that extract.
-        modality: Modality of the features.
+        source: Source of the features.
         category: Further category, or "" for the main one.
         suffix: Ending of the name under which the store holds these features.
         raw: Features with all channels that are projected, or None to extract.
@@ -160,18 +167,20 @@ class _Extraction:
         self,
         training: TrainingFeatures,
         features: PatchFeatures,
-        modality: Modality,
+        source: Source,
         category: str,
         suffix: str = "",
         raw: _Extraction | None = None,
     ) -> None:
-        self.training, self.context, self.features, self.modality = training, training.context, features, modality
-        self.kind = f"{category}/{modality}{suffix}" if category else f"{modality}{suffix}"
+        self.training, self.features, self.source = training, features, source
+        self.modality: Modality = "rgb" if source == PARTNER else source
+        self.context = training.context_of(source)
+        self.kind = f"{category}/{source}{suffix}" if category else f"{source}{suffix}"
         self.samples: Sequence[SampleFiles] = self.context.joint[category] if category else self.context.train
         self.raw = raw
-        spec = training.part.rgb if modality == "rgb" else training.part.xyz
+        spec = training.part.xyz if source == "xyz" else training.part.rgb
         self._digest = extractor_digest(features, {"spec": _without_origin(asdict(spec)), "cut_out": features.cut_out})
-        self._shows_image = shown_modality(training.recipe) == modality
+        self._shows_image = shown_modality(training.recipe) == source
         self._image_alone = (
             self._shows_image
             and training.part.hallucination == "f2i"
@@ -185,7 +194,7 @@ class _Extraction:
         stored = []
         for i, files in enumerate(self.samples):
             stored.append(self.one(files))
-            self.context.reporter.step(f"extract {self.modality} features", i + 1, len(self.samples))
+            self.context.reporter.step(f"extract {self.source} features", i + 1, len(self.samples))
         self.features.cpu()
         return stored
 
@@ -216,7 +225,7 @@ class _Extraction:
             stored["image"] = self.features.image(inputs[image_name(recipe, self.modality)].to(device))
         if not self._image_alone:
             stored["rows"], stored["cells"] = self.features(
-                *(inputs[name].to(device) for name in input_names(recipe, self.modality))
+                *(inputs[name].to(device) for name in input_names(recipe, self.source))
             )
         return stored
 

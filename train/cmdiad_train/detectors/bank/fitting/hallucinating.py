@@ -38,7 +38,7 @@ from cmdiad_train.detectors.bank.run_files import (
 from cmdiad_train.detectors.feature_mapping import FeatureToFeature
 from cmdiad_train.features import extractor_digest, feature_key
 from cmdiad_train.features.store import Stored
-from cmdiad_train.recipe import Recipe, bank_part
+from cmdiad_train.recipe import PARTNER, Recipe, Source, bank_part
 from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.tensors import load_metadata, load_tensors, save_tensors
 from cmdiad_train.training.log import write_log
@@ -61,7 +61,7 @@ def hallucinated_features(
     context = training.context
     if training.part.hallucination == "none":
         return None
-    other = training.patch_features(context.recipe.other)
+    other = training.patch_features(training.part.target(context.recipe))
     if not (context.run / NETWORK).exists() or (
         training.part.residual_map != "none" and not (context.run / INVERSE).exists()
     ):
@@ -84,7 +84,7 @@ def hallucinate(
         made = training.store.get("hallucinated", key, len(stored), make)
         own = [] if compared.enhanced else [(sample["rows"], sample["cells"])]
         by_sample.append([*own, *((made[name], made["cells"]) for name in _ROWS if name in made)])
-        context.reporter.step(f"hallucinate {context.recipe.other} features", i + 1, len(stored))
+        context.reporter.step(f"hallucinate {training.part.target(context.recipe)} features", i + 1, len(stored))
     hallucinated.cpu()
     return [list(of_scorer) for of_scorer in zip(*by_sample, strict=True)]
 
@@ -108,9 +108,10 @@ def row_weights(training: TrainingFeatures, main: PatchFeatures, patches: Sequen
         patches: Inspected patch features of the bank of main and that of hallucinated features, by sample.
     """
     recipe, device = training.recipe, training.context.device
-    other = training.patch_features(recipe.other)
+    target = training.part.target(recipe)
+    other = training.patch_features(target)
     stored = training.of_training(main, recipe.mains[0])
-    pairs = _Pairs(stored, training.of_training(other, recipe.other), (main.grid, other.grid), recipe)
+    pairs = _Pairs(stored, training.of_training(other, target), (main.grid, other.grid), recipe)
     network = load_hallucinated(training.context.run, recipe, main.grid).network.to(device)
     assert isinstance(network, FeatureToFeature)
     candidates = []
@@ -165,10 +166,11 @@ def _train_networks(
     training: TrainingFeatures, main: PatchFeatures, stored: Sequence[Stored], other: PatchFeatures
 ) -> None:
     context, recipe, grids = training.context, training.recipe, (main.grid, other.grid)
-    mains, others, width = list(stored), training.of_training(other, recipe.other), stored[0]["rows"].shape[1]
+    target = training.part.target(recipe)
+    mains, others, width = list(stored), training.of_training(other, target), stored[0]["rows"].shape[1]
     for category in context.joint:
         mains += training.of_training(main, recipe.mains[0], category)
-        others += training.of_training(other, recipe.other, category)
+        others += training.of_training(other, target, category)
     pairs = _Pairs(mains, others, grids, recipe)
     if not (context.run / NETWORK).exists():
         network = _trained(training, pairs, recipe, "distillation", training.target_heads(other))
@@ -264,12 +266,14 @@ def take_over(source: Path, run: Path, recipe: Recipe) -> None:
         "distillation",
         "main_bank",
         "residual_map",
+        "partner",
     ):
         _require_same(source, name, getattr(trained, name) == getattr(requested, name))
     places = ("view",) if requested.distillation.coordinates != "none" else ()
-    for name in ("modality", "size", "rgb_mask", "foreground", *places):
+    for name in ("modality", "image_modality", "size", "rgb_mask", "foreground", *places):
         _require_same(source, name, getattr(stored, name) == getattr(recipe, name))
-    names = [*map(extractor_file, MODALITIES), *map(basis_file, MODALITIES), NETWORK, INVERSE]
+    sources: tuple[Source, ...] = (*MODALITIES, PARTNER)
+    names = [*map(extractor_file, sources), *map(basis_file, sources), NETWORK, INVERSE]
     for name in names:
         if (source / name).exists() and not (run / name).exists():
             save_tensors(run / name, load_tensors(source / name), load_metadata(source / name) or None)

@@ -1,0 +1,226 @@
+"""Pairs of two image sensors: images of a second sensor that only the training reads, one for each training sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from cmdiad_runtime.errors import InputError, RunError
+from cmdiad_runtime.modalities import folders_of
+from cmdiad_runtime.names import ViewName
+from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.support.reporter import Reporter
+from cmdiad_train.datasets import Category, LeftOut, SampleFiles, data_colour
+from cmdiad_train.datasets.left_out import MOST_UNUSABLE
+from cmdiad_train.detectors.family import Family, FitContext
+from cmdiad_train.fit.preparing import find_part
+from cmdiad_train.fit.samples import KeptFiles, SampleProvider
+from cmdiad_train.fit.screening import accept, check_content
+from cmdiad_train.fit.splits import Splits
+from cmdiad_train.fit.views import ChosenView, choose_view
+from cmdiad_train.recipe import Recipe
+
+_MOST_STRETCH = 0.01
+"""Largest relative difference of two aspect ratios that a place of the view does not show."""
+
+
+def pair_samples(splits: Splits, category: Category, partner: str | None) -> Splits:
+    """Return the splits with the second image of each training sample. Samples without one are left out.
+
+    Images belong to the same sample if their names are equal. They must lie in a folder of the partner's name, because
+    images in other folders may be those of inspection.
+
+    Args:
+        splits: Samples of a training.
+        category: Category of the data set.
+        partner: Name of the second image, or None for a training without pairs.
+
+    Raises:
+        RunError: There are no such images.
+    """
+    if partner is None:
+        return splits
+    folders = folders_of("rgb", partner)
+    listing = replace(category, image=partner).listing("train", ("rgb",))
+    images = {files.name: files for files in listing.samples if files.rgb and files.rgb.parent.name in folders}
+    if not images:
+        raise RunError(
+            category.folder,
+            found=f"no {partner} images of the training samples",
+            expected=f"a folder {' or '.join(folders)} with an image for each training sample, of the same name",
+            action="Add these images, or leave out --partner",
+        )
+
+    def missing(files: SampleFiles) -> RunError:
+        problem = listing.incomplete.get(files.name)
+        return problem or RunError(
+            files.rgb or category.folder,
+            found=f"no {partner} image of this sample",
+            expected=f"a pair of {category.image} and {partner} with the same name",
+            action="Add the missing file or remove its partner",
+        )
+
+    alone = [files for files in splits.train if files.name not in images]
+    return replace(
+        splits,
+        train=[files for files in splits.train if files.name in images],
+        partners={files: images[files.name] for files in splits.train if files.name in images},
+        left_out=(*splits.left_out, *(LeftOut.because(files.name, "train", missing(files)) for files in alone)),
+    )
+
+
+class PartnerImages:
+    """Images of the second sensor of a training, each read once and prepared once.
+
+    Args:
+        name: Name of the image.
+        recipe: Recipe of the detector.
+        family: Family of the recipe.
+        splits: Samples of the training.
+        folder: Folder for what does not fit in memory.
+
+    Attributes:
+        sensor: Preprocessing in the view of the sensor, with the range of the grey values of these images.
+        samples: Source of the images.
+    """
+
+    def __init__(self, name: str, recipe: Recipe, family: Family, splits: Splits, folder: Path) -> None:
+        self.name, self._recipe = name, recipe
+        colour = data_colour([splits.partners[files] for files in splits.train])
+        self.sensor = replace(family.preprocessing(recipe, colour, "rgb"), image_modality=name)
+        self.samples = SampleProvider(folder)
+
+    def choose_view(
+        self, splits: Splits, main: ChosenView, category: Category, reporter: Reporter
+    ) -> tuple[Splits, Preprocessing, str]:
+        """Choose how the images are seen: in the same kind of view as those of inspection.
+
+        Args:
+            splits: Samples of the training.
+            main: View of inspection.
+            category: Category of the data set, for messages.
+            reporter: Receiver of progress and lines.
+
+        Returns:
+            Splits without samples whose second image cannot be used, preprocessing of the images, and the reason if
+            they cannot be seen in the view of inspection but inspection can be in that of the sensor, or "".
+
+        Raises:
+            RunError: The recipe requires the view of the part, which is not found in too many images.
+        """
+        if main.view == "sensor":
+            return splits, self.sensor, ""
+        read = self._screen(
+            splits, category, f"read {self.name} images", lambda files: self._read(splits.partners[files]), reporter
+        )
+        view: ViewName = main.view
+        if self._recipe.view != "auto":
+            read = self._with_part(read, category, view, reporter)
+        images = [KeptFiles(read.partners[files], self.samples) for files in read.train]
+        chosen = choose_view(images, (), self._recipe, self.sensor, (view, ""), reporter)
+        if chosen.view == view:
+            return read, chosen.preprocessing, ""
+        return read, self.sensor, chosen.reason
+
+    def prepare(
+        self,
+        splits: Splits,
+        seen: tuple[Preprocessing, Preprocessing],
+        main: SampleProvider,
+        category: Category,
+        reporter: Reporter,
+    ) -> Splits:
+        """Prepare each image once, and leave out the samples whose second image cannot be used.
+
+        Args:
+            splits: Samples of the training.
+            seen: Preprocessing of inspection, and of the second images.
+            main: Source of the samples of inspection.
+            category: Category of the data set, for messages.
+            reporter: Receiver of progress and lines.
+
+        Raises:
+            RunError: Too many samples are left out, or too few remain.
+        """
+        inspection, own = seen
+        self.samples.prepare_with(lambda _: own, own, ())
+
+        def prepare(files: SampleFiles) -> InputError | None:
+            error = self.samples.try_prepare(splits.partners[files])
+            if error is not None or own.view != "sensor":
+                return error
+            sizes = (main.conditions(files, inspection).size, self.samples.conditions(splits.partners[files], own).size)
+            return None if _same_aspect(*sizes) else _other_aspect(splits.partners[files], *sizes)
+
+        return self._screen(splits, category, f"prepare {self.name} images", prepare, reporter)
+
+    def context(self, main: FitContext, splits: Splits, own: Preprocessing) -> FitContext:
+        """Return a training as the second sensor sees it."""
+        images = [splits.partners[files] for files in splits.train]
+        return replace(main, preprocessing=own, train=images, held_out=(), samples=self.samples)
+
+    def _read(self, image: SampleFiles) -> InputError | None:
+        error = self.samples.try_read(image, self.sensor.colour)
+        return error or check_content(self.samples.read(image, self.sensor.colour))
+
+    def _with_part(self, splits: Splits, category: Category, view: ViewName, reporter: Reporter) -> Splits:
+        """Return the splits without samples in whose second image the view finds no part."""
+        errors = {
+            files: error
+            for files in splits.train
+            if (error := find_part(self.samples.read(splits.partners[files], self.sensor.colour), view, self.sensor))
+        }
+        if len(errors) > MOST_UNUSABLE * len(splits.train):
+            first = next(iter(errors.values()))
+            raise RunError(
+                first.subject,
+                found=f"no part in {len(errors)} of {len(splits.train)} {self.name} images ({first.found})",
+                expected=f"{first.expected} in both images, because --view {view} pairs places of the part",
+                action="If the two sensors are registered (a place of the part lies at the same place of both "
+                "pictures), train with --view sensor",
+            )
+        return accept(splits.without(errors), category, splits, reporter)
+
+    def _screen(
+        self,
+        splits: Splits,
+        category: Category,
+        name: str,
+        step: Callable[[SampleFiles], InputError | None],
+        reporter: Reporter,
+    ) -> Splits:
+        errors: dict[SampleFiles, InputError] = {}
+        for done, files in enumerate(splits.train, start=1):
+            error = step(files)
+            if error is not None:
+                errors[files] = error
+            reporter.step(name, done, len(splits.train))
+        return accept(splits.without(errors), category, splits, reporter)
+
+
+def pairs_text(main: str, partner: str, view: ViewName) -> str:
+    """Return in a line for people how the images of two sensors are paired."""
+    if view == "sensor":
+        return (
+            f"Pairs: a place of a picture in {main} is paired with the same place in {partner}, so the two must be "
+            "registered (--view sensor)."
+        )
+    return (
+        f"Pairs: a place of the part in {main} is paired with the same place of the part in {partner} (--view {view})."
+    )
+
+
+def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    across, down = one[0] * other[1], one[1] * other[0]
+    return abs(across - down) <= _MOST_STRETCH * max(across, down)
+
+
+def _other_aspect(files: SampleFiles, main: tuple[int, int], own: tuple[int, int]) -> InputError:
+    return InputError(
+        str(files.rgb),
+        found=f"{own[0]}×{own[1]} pixels, next to {main[0]}×{main[1]} of the image that is inspected",
+        expected="the same aspect ratio, as of registered images, because --view sensor pairs places of the picture",
+        action="Cut one of them to what both sensors see, or train with --view part, which pairs places of the part",
+        reason="size-mismatch",
+    )
