@@ -32,7 +32,7 @@ HALLUCINATION = option_group(
         "--partner",
         metavar="IMAGE",
         help="With f2f: hallucinate the features of another image sensor instead of a cloud, for example infrared with "
-        "--modality rgb. Only training reads its images (docs/data.md).",
+        "--modality rgb. Only training reads such images (docs/data.md).",
     ),
     click.option("--loss", type=click.Choice(["l2", "cosine", "smooth_l1"]), help="Loss per row.  [default: l2]"),
     click.option(
