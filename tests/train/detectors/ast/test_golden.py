@@ -92,7 +92,9 @@ def test_student_and_its_loss(mode: Mode, module: AsymmetricStudentTeacher) -> N
     published.close(expected, arrays["student_eval"])
     published.close(imitation_loss(z, expected, weights), arrays["st_pixel_before_mask"])
     published.close(imitation_loss(z, expected, weights).mean(), arrays["st_loss"])
-    published.close(exact.distances(features) * weights[:, 0] ** 2, arrays["st_pixel"])
+    distances = exact.distances(features) * weights[:, 0] ** 2
+    published.close(distances, arrays["st_pixel"])
+    published.close(distances.amax((1, 2)), arrays["st_max_score_train"])  # here, the maximum is that of the map
     published.close(exact.student.train()(features)[:, ::4], arrays["student_train_bn_every4"], 2e-5)
 
 
