@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -19,10 +20,15 @@ from cmdiad_runtime.cli.info import cli as info_cli
 from cmdiad_runtime.cli.run import cli as run_cli
 from cmdiad_runtime.colour import GreyRange
 from cmdiad_runtime.errors import OutputError, RunError
+from cmdiad_runtime.preprocess.prepare import Preprocessing, prepare
+from cmdiad_runtime.readers import read_rgb
+from cmdiad_runtime.sample import RgbImage, Sample
 from cmdiad_train.cli.train import cli as train_cli
 from cmdiad_train.detectors.bank.fitting.hallucinating import take_over
 from cmdiad_train.extractors import TimmBackbone
 from cmdiad_train.fit.fit import FitOptions, fit
+from cmdiad_train.fit.mask import InspectionMask
+from cmdiad_train.fit.partner import cut_out_like
 from cmdiad_train.recipe import BankRecipe, Recipe, bank_part
 from cmdiad_train.runs.record import FILE, read_record
 from cmdiad_train.runs.run import load_run
@@ -135,7 +141,11 @@ def test_records_name_the_pair_and_its_preprocessing(pairs: Path, run: Path) -> 
 
 def test_recipes_without_a_partner_are_written_as_before() -> None:
     assert "partner" not in Recipe(BankRecipe(hallucination="f2f")).to_json()["detector"]
+    assert "registered" not in pair_recipe().to_json()["detector"]
     assert Recipe.from_json(pair_recipe().to_json()) == pair_recipe()
+    followed = pair_recipe(registered=True)
+    assert followed.to_json()["detector"]["registered"] is True
+    assert Recipe.from_json(followed.to_json()) == followed != pair_recipe()
 
 
 def as_network_sees(values: np.ndarray, colour: GreyRange, size: int) -> torch.Tensor:
@@ -268,6 +278,8 @@ def test_images_in_folders_without_a_name_are_no_pairs(tmp_path: Path) -> None:
         (("--partner", "infrared", "--parts", 2), 7, ("partner", "--parts")),
         (("--partner", "infrared", "--rgb-mask", "cloud"), 7, ("partner", "--rgb-mask")),
         (("--modality", "infrared"), 7, ("hallucination", "--partner")),
+        (("--registered",), 7, ("recipe registered", "--partner")),
+        (("--registered", "--hallucination", "none"), 7, ("recipe registered", "--partner")),
     ],
 )
 def test_what_is_not_built_is_refused(
@@ -323,7 +335,7 @@ def test_unregistered_images_are_paired_in_the_view_of_the_part(own_data: Path, 
 
 def test_part_that_is_not_found_in_the_second_image(own_data: Path, tmp_path: Path) -> None:
     add_infrared(own_data, dark_part)
-    with pytest.raises(RunError, match=r"no part in \d of 6 infrared images.*registered.*--view sensor"):
+    with pytest.raises(RunError, match=r"no part in \d of 6 infrared images.*add --registered"):
         fit(own_data, None, pair_recipe(view="part"), tmp_path / "refused")
     assert not (tmp_path / "refused" / FILE).exists()
     reporter = RecordingReporter()
@@ -357,6 +369,179 @@ def test_options_of_f2f_work_with_pairs(pairs: Path, tmp_path: Path, changes: di
     detector = load_run(tmp_path / "run").detector
     image = torch.from_numpy(np.asarray(Image.open(images(pairs, "rgb")[0]).convert("RGB")).copy())[None]
     assert bool(detector(image)[1].isfinite().all())
+
+
+def in_place(main: str = "rgb", **changes: Any) -> Any:
+    """A recipe of registered pairs in the view of the part."""
+    return pair_recipe(main, "rgb" if main == "infrared" else "infrared", registered=True, view="part", **changes)
+
+
+@pytest.fixture(scope="module")
+def dark_pairs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Registered pairs whose second image shows the part darker than its support."""
+    return add_infrared(Path(shutil.copytree(data, tmp_path_factory.mktemp("dark") / "data")), dark_part)
+
+
+@pytest.fixture(scope="module")
+def followed(dark_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the camera in the view of the part, trained with registered infrared."""
+    folder = tmp_path_factory.mktemp("followed") / "run"
+    fit(dark_pairs, None, in_place(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(followed: Path) -> Preprocessing:
+    """The preprocessing of the second image in the run `followed`."""
+    partner = read_record(followed).partner
+    assert partner is not None
+    return replace(partner, colour="rgb", image_modality="rgb")
+
+
+def view_of(image: RgbImage, main: RgbImage, seen: Preprocessing) -> np.ndarray:
+    """The registered image as the network sees it: `[112, 112, 3]`."""
+    drawn: np.ndarray = cut_out_like(Sample("main", rgb=main), Sample("image", rgb=image), seen).inputs["rgb"][0]
+    return drawn
+
+
+def ramp(height: int, width: int) -> RgbImage:
+    """An image whose pixels tell their place in a picture of 112 pixels: two grey levels for each column and row."""
+    down, right = np.meshgrid(*((np.arange(n) + 0.5) * 224 / n for n in (height, width)), indexing="ij")
+    return np.rint(np.dstack([right, down, np.full_like(down, 90)])).astype(np.uint8)
+
+
+def test_copy_of_the_inspected_image_is_prepared_like_it(dark_pairs: Path, seen: Preprocessing) -> None:
+    main = read_rgb(images(dark_pairs, "rgb")[1])
+    own = prepare(Sample("main", rgb=main), seen).inputs["rgb"][0]
+    np.testing.assert_array_equal(view_of(main, main, seen), own)
+    for other in (np.roll(main, 5, axis=1), np.rot90(main), main[::-1]):
+        moved = view_of(np.ascontiguousarray(other), main, seen)
+        assert np.abs(moved.astype(int) - own).mean() > 3
+        np.testing.assert_array_equal(moved.any(axis=2), own.any(axis=2))  # the outline of the inspected image
+
+
+@pytest.mark.parametrize("pixels", [112, 56, 224])
+def test_registered_image_is_cut_out_with_the_pose_of_the_inspected_one(
+    dark_pairs: Path, seen: Preprocessing, pixels: int
+) -> None:
+    """The view of an image whose pixels tell their place, against places by the formula of a rotation."""
+    assert seen.part is not None
+    turns = []
+    for path in images(dark_pairs, "rgb"):
+        main = read_rgb(path)
+        prepared = prepare(Sample("main", rgb=main), seen)
+        drawn = view_of(ramp(pixels, pixels), main, seen)
+        pose = prepared.places[0].pose  # type: ignore[union-attr]
+        turns.append(abs(np.sin(pose.angle)))
+        offset = (np.arange(112) - 55.5) * seen.part.side / 112
+        right, down = np.meshgrid(offset, offset)
+        cos, sin = np.cos(pose.angle), np.sin(pose.angle)
+        column, row = pose.x + cos * right - sin * down, pose.y + sin * right + cos * down
+        expected = np.dstack([2 * column + 1, 2 * row + 1])
+        inner = scipy.ndimage.binary_erosion(prepared.inputs["rgb"][0].any(axis=2), iterations=4)
+        assert inner.sum() > 1000
+        assert np.abs(drawn[inner][:, :2] - expected[inner]).max() < 3
+    assert max(turns) > 0.05
+
+
+def test_record_has_the_pose_of_the_inspected_image_for_both(followed: Path) -> None:
+    record = read_record(followed)
+    assert record.partner is not None
+    assert record.partner.part is not None
+    assert record.partner.colour == "grey"
+    assert record.partner == replace(record.preprocessing, colour="grey", image_modality="infrared")
+
+
+def test_inspected_image_alone_chooses_the_view_of_registered_pairs(dark_pairs: Path, tmp_path: Path) -> None:
+    reporter = RecordingReporter()
+    record = fit(dark_pairs, None, replace(in_place(), view="auto"), tmp_path / "bright", reporter)
+    assert record.recipe.view == "part"
+    assert any("cut out like rgb (--registered)" in line for line in reporter.lines)
+    recipe = replace(in_place("infrared"), view="auto")
+    record = fit(dark_pairs, None, recipe, tmp_path / "dark", reporter)
+    assert record.recipe.view == "sensor"
+    assert record.partner is not None
+    assert record.partner.view == "sensor"
+    assert "rgb images" not in record.view.because
+
+
+def test_features_of_registered_pairs_are_of_the_same_places(data: Path, tmp_path: Path) -> None:
+    """Copies of the inspected images have the same principal components; turned copies, whose part is found, do not."""
+    bases = {}
+    for turn in (0, 2):
+        own, run = Path(shutil.copytree(data, tmp_path / f"data-{turn}")), tmp_path / f"run-{turn}"
+        (own / "gear/train/good/albedo").mkdir()
+        for path in images(own, "rgb"):
+            turned = np.rot90(read_rgb(path), turn)
+            Image.fromarray(turned.copy()).save(path.parent.with_name("albedo") / path.name)
+        fit(own, None, pair_recipe(partner="albedo", registered=True, view="part"), run)
+        bases[turn] = [load_tensors(run / f"projection-{source}.safetensors")["basis"] for source in ("rgb", "partner")]
+    assert torch.equal(*bases[0])
+    assert not torch.allclose(*(basis.abs() for basis in bases[2]), atol=1e-2)
+
+
+def test_mask_hides_the_same_region_of_both_registered_images(dark_pairs: Path, tmp_path: Path) -> None:
+    ignored = np.zeros((112, 112), dtype=np.bool_)
+    ignored[:, :50] = True
+    mask = FitOptions(mask=InspectionMask(Path("m.png"), ignored))
+    record = fit(dark_pairs, None, in_place(), tmp_path / "run", options=mask)
+    assert record.partner is not None
+    assert record.partner.ignored is not None
+    assert record.partner.ignored == record.preprocessing.ignored
+    main = read_rgb(images(dark_pairs, "rgb")[0])
+    shown = view_of(main, main, replace(record.partner, colour="rgb", image_modality="rgb"))
+    assert not shown[record.partner.ignored.array[0]].any()
+    assert shown.any()
+
+
+def test_view_of_the_sensor_pairs_registered_images_as_before(pairs: Path, run: Path, tmp_path: Path) -> None:
+    reporter = RecordingReporter()
+    fit(pairs, None, pair_recipe(registered=True), tmp_path / "run", reporter)
+    assert hashes(tmp_path / "run") == hashes(run)
+    assert any("which are registered (--view sensor)" in line for line in reporter.lines)
+
+
+@pytest.mark.parametrize("view", ["part", "sensor"])
+def test_registered_images_have_one_aspect_ratio(own_data: Path, tmp_path: Path, view: str) -> None:
+    add_infrared(own_data, moved_and_larger)
+    with pytest.raises(RunError, match=r"180×150 pixels, next to 112×112.*without --registered"):
+        fit(own_data, None, pair_recipe(registered=True, view=view), tmp_path / "refused")
+
+
+@pytest.mark.parametrize(("step", "done"), [("prepare infrared images", 3), ("extract partner features", 2)])
+def test_interrupted_training_of_registered_pairs_goes_on_to_the_same_bytes(
+    dark_pairs: Path, followed: Path, tmp_path: Path, step: str, done: int
+) -> None:
+    again = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        fit(dark_pairs, None, in_place(), again, InterruptAt(step, done))
+    assert fit(dark_pairs, None, in_place(), again).status == "complete"
+    assert hashes(again) == hashes(followed)
+    assert read_record(again).partner == read_record(followed).partner
+
+
+def test_registered_pairs_are_another_training(dark_pairs: Path, followed: Path, tmp_path: Path) -> None:
+    again, other = Path(shutil.copytree(followed, tmp_path / "run")), pair_recipe(view="part")
+    with pytest.raises(OutputError, match="registered False instead of True"):
+        fit(dark_pairs, None, other, again)
+    with pytest.raises(RunError, match="another registered"):
+        take_over(followed, tmp_path / "other", other)
+
+
+def test_store_keeps_features_of_a_registered_image_for_each_inspected_image(dark_pairs: Path, tmp_path: Path) -> None:
+    """Two inspected images change places: what is learnt from all of them stays, the poses of two pairs do not."""
+    own = Path(shutil.copytree(dark_pairs, tmp_path / "data"))
+    shared = FitOptions(features=tmp_path / "store")
+    first = fit(own, None, in_place(), tmp_path / "first", options=shared)
+    *_, one, other = images(own, "rgb")
+    swapped = other.read_bytes(), one.read_bytes()
+    for path, content in zip((one, other), swapped, strict=True):
+        path.write_bytes(content)
+    second = fit(own, None, in_place(), tmp_path / "second", options=shared)
+    assert first.partner == second.partner
+    fit(own, None, in_place(), tmp_path / "alone")
+    assert hashes(tmp_path / "second") == hashes(tmp_path / "alone")
+    assert hashes(tmp_path / "second")[NETWORK] != hashes(tmp_path / "first")[NETWORK]
 
 
 def test_judged_parts_without_a_second_image_are_refused(run: Path, tmp_path: Path) -> None:

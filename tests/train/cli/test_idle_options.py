@@ -72,6 +72,7 @@ VALUES = {
     "hallucination_context": ("3",),
     "alignment": ("0.1",),
     "partner": ("infrared",),
+    "registered": ("",),  # A flag has no value.
 }
 """Values for options without a list of choices or a range of numbers. The preset `standard` is not on this machine, so
 it is refused where an image network is made."""
@@ -104,7 +105,9 @@ def values_of(option: click.Option) -> tuple[str, ...]:
 
 def answer(case: Sequence[str], option: click.Option, value: str, without: Recipe) -> str:
     try:
-        context = cli.make_context("cmdiad-train", [*arguments_of(case), option.opts[0], value])
+        context = cli.make_context(
+            "cmdiad-train", [*arguments_of(case), option.opts[0], *([] if option.is_flag else [value])]
+        )
         (found,) = recipes_of(context).values()
     except (click.UsageError, CmdiadError):
         return "refused"

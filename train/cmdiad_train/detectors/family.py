@@ -260,6 +260,10 @@ def _no_partner(recipe: Recipe) -> str | None:
     return None
 
 
+def _not_registered(recipe: Recipe) -> bool:
+    return False
+
+
 def _no_categories(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
@@ -300,6 +304,7 @@ class Family:
             the reason if that is the view of the sensor.
         trained_modality: Returns the modality whose inputs the family needs of training samples.
         partner: Returns the name of a second image that training samples are paired with, or None.
+        registered: Returns True if a place of the part lies at the same place of both images of a pair.
         joint_categories: Returns further categories of the data set whose good samples are trained on too.
         run_name: Returns the last part of the default name of a run, `CATEGORY-MODALITY-NAME`.
         network_file: Returns the file with the network of a finished run that `--network-from` can take over, or
@@ -323,6 +328,7 @@ class Family:
     preferred_view: Callable[[Recipe], tuple[ViewName, str]] = _sensor_view
     trained_modality: Callable[[Recipe], Sensors] = _modality
     partner: Callable[[Recipe], str | None] = _no_partner
+    registered: Callable[[Recipe], bool] = _not_registered
     joint_categories: Callable[[Recipe], tuple[str, ...]] = _no_categories
     run_name: Callable[[Recipe], str] = _family_name
     network_file: Callable[[Path], Path] | None = None

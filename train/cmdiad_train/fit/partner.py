@@ -6,10 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from cmdiad_runtime.errors import InputError, RunError
 from cmdiad_runtime.modalities import folders_of
 from cmdiad_runtime.names import ViewName
+from cmdiad_runtime.preprocess.prepare import Prepared, check_present, part_geometry
 from cmdiad_runtime.preprocess.settings import Preprocessing
+from cmdiad_runtime.preprocess.views.masking import masked
+from cmdiad_runtime.preprocess.views.part import PartView
+from cmdiad_runtime.preprocess.views.strategy import check_contrast
+from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, LeftOut, SampleFiles, data_colour
 from cmdiad_train.datasets.left_out import MOST_UNUSABLE
@@ -81,12 +89,14 @@ class PartnerImages:
         folder: Folder for what does not fit in memory.
 
     Attributes:
+        registered: True if a place of the part lies at the same place of both images of a pair. In the view of the
+            part the images are then cut out with the pose of the part in the images of inspection.
         sensor: Preprocessing in the view of the sensor, with the range of the grey values of these images.
         samples: Source of the images.
     """
 
     def __init__(self, name: str, recipe: Recipe, family: Family, splits: Splits, folder: Path) -> None:
-        self.name, self._recipe = name, recipe
+        self.name, self.registered, self._recipe = name, family.registered(recipe), recipe
         colour = data_colour([splits.partners[files] for files in splits.train])
         self.sensor = replace(family.preprocessing(recipe, colour, "rgb"), image_modality=name)
         self.samples = SampleProvider(folder)
@@ -95,6 +105,8 @@ class PartnerImages:
         self, splits: Splits, main: ChosenView, category: Category, reporter: Reporter
     ) -> tuple[Splits, Preprocessing, str]:
         """Choose how the images are seen: in the same kind of view as those of inspection.
+
+        Images of inspection alone decide about the view of registered images.
 
         Args:
             splits: Samples of the training.
@@ -109,7 +121,7 @@ class PartnerImages:
         Raises:
             RunError: The recipe requires the view of the part, which is not found in too many images.
         """
-        if main.view == "sensor":
+        if main.view == "sensor" or self.registered:
             return splits, self.sensor, ""
         read = self._screen(
             splits, category, f"read {self.name} images", lambda files: self._read(splits.partners[files]), reporter
@@ -122,6 +134,20 @@ class PartnerImages:
         if chosen.view == view:
             return read, chosen.preprocessing, ""
         return read, self.sensor, chosen.reason
+
+    def following(self, inspection: Preprocessing, own: Preprocessing) -> Preprocessing:
+        """Return the preprocessing of the images: their own, or that of inspection if they are cut out like those.
+
+        Args:
+            inspection: Preprocessing of inspection.
+            own: Preprocessing that `choose_view` returned.
+        """
+        if not self._follow(inspection):
+            return own
+        return replace(inspection, colour=own.colour, image_modality=self.name)
+
+    def _follow(self, inspection: Preprocessing) -> bool:
+        return self.registered and inspection.view == "part"
 
     def prepare(
         self,
@@ -144,14 +170,19 @@ class PartnerImages:
             RunError: Too many samples are left out, or too few remain.
         """
         inspection, own = seen
-        self.samples.prepare_with(lambda _: own, own, ())
+        mains = {image: files for files, image in splits.partners.items()}
+
+        def cut_out(image: SampleFiles, sample: Sample, own: Preprocessing) -> tuple[Prepared, ...]:
+            return (cut_out_like(mains[image].read(inspection.colour), sample, own),)
+
+        self.samples.prepare_with(lambda _: own, own, (), *([cut_out] if self._follow(inspection) else []))
 
         def prepare(files: SampleFiles) -> InputError | None:
             error = self.samples.try_prepare(splits.partners[files])
-            if error is not None or own.view != "sensor":
+            if error is not None or (own.view != "sensor" and not self.registered):
                 return error
             sizes = (main.conditions(files, inspection).size, self.samples.conditions(splits.partners[files], own).size)
-            return None if _same_aspect(*sizes) else _other_aspect(splits.partners[files], *sizes)
+            return None if _same_aspect(*sizes) else _other_aspect(splits.partners[files], sizes, self.registered)
 
         return self._screen(splits, category, f"prepare {self.name} images", prepare, reporter)
 
@@ -178,7 +209,7 @@ class PartnerImages:
                 found=f"no part in {len(errors)} of {len(splits.train)} {self.name} images ({first.found})",
                 expected=f"{first.expected} in both images, because --view {view} pairs places of the part",
                 action="If the two sensors are registered (a place of the part lies at the same place of both "
-                "pictures), train with --view sensor",
+                "pictures), add --registered, which finds the part in the inspected image alone",
             )
         return accept(splits.without(errors), category, splits, reporter)
 
@@ -199,16 +230,38 @@ class PartnerImages:
         return accept(splits.without(errors), category, splits, reporter)
 
 
-def pairs_text(main: str, partner: str, view: ViewName) -> str:
+def cut_out_like(main: Sample, image: Sample, preprocessing: Preprocessing) -> Prepared:
+    """Return the network input of a registered image, cut out with pose and outline of the part in another image.
+
+    Args:
+        main: Sample with the image in which the part is found.
+        image: Sample with the registered image, which is scaled to the pixels of the other one.
+        preprocessing: Preprocessing of the registered image, in the view of the part as learnt from the other images.
+
+    Raises:
+        InputError: An image cannot be used, or the part is not found.
+    """
+    check_present(image, preprocessing)
+    assert main.rgb is not None and image.rgb is not None and preprocessing.part is not None
+    check_contrast(image.rgb, image.name)
+    height, width = main.rgb.shape[:2]
+    shown = np.asarray(Image.fromarray(image.rgb).resize((width, height), Image.Resampling.BICUBIC))
+    view = PartView(preprocessing, preprocessing.part, "rgb")
+    return masked(view.prepare(main, part_geometry(main, preprocessing), shown), preprocessing.ignored)
+
+
+def pairs_text(main: str, partner: str, view: ViewName, registered: bool) -> str:
     """Return in a line for people how the images of two sensors are paired."""
     if view == "sensor":
+        must = "which are" if registered else "so the two must be"
         return (
-            f"Pairs: a place of a picture in {main} is paired with the same place in {partner}, so the two must be "
-            "registered (--view sensor)."
+            f"Pairs: a place of a picture in {main} is paired with the same place in {partner}, {must} registered "
+            "(--view sensor)."
         )
-    return (
-        f"Pairs: a place of the part in {main} is paired with the same place of the part in {partner} (--view {view})."
+    text = (
+        f"Pairs: a place of the part in {main} is paired with the same place of the part in {partner} (--view {view})"
     )
+    return f"{text}, which is cut out like {main} (--registered)." if registered else f"{text}."
 
 
 def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -216,11 +269,15 @@ def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(across - down) <= _MOST_STRETCH * max(across, down)
 
 
-def _other_aspect(files: SampleFiles, main: tuple[int, int], own: tuple[int, int]) -> InputError:
+def _other_aspect(files: SampleFiles, sizes: tuple[tuple[int, int], tuple[int, int]], registered: bool) -> InputError:
+    main, own = sizes
+    because, other = "--view sensor pairs places of the picture", "--view part, which pairs places of the part"
+    if registered:
+        because, other = "--registered pairs places of the picture", "--view part and without --registered"
     return InputError(
         str(files.rgb),
         found=f"{own[0]}×{own[1]} pixels, next to {main[0]}×{main[1]} of the image that is inspected",
-        expected="the same aspect ratio, as of registered images, because --view sensor pairs places of the picture",
-        action="Cut one of them to what both sensors see, or train with --view part, which pairs places of the part",
+        expected=f"the same aspect ratio, as of registered images, because {because}",
+        action=f"Cut one of them to what both sensors see, or train with {other}",
         reason="size-mismatch",
     )

@@ -28,6 +28,8 @@ MEMORY_BYTES = 1 << 29
 """Arrays that samples may keep in memory; further ones are kept on disk."""
 
 Key = tuple[str, ...]
+Prepare = Callable[[SampleFiles, Sample, Preprocessing], tuple[Prepared, ...]]
+"""Returns the network inputs of each part in a sample, from its files, its content and its preprocessing."""
 Content = TypeVar("Content")
 
 
@@ -160,6 +162,7 @@ class SampleProvider:
         self._settings: Callable[[SampleFiles], Preprocessing] | None = None
         self._tampered: set[Key] = set()
         self._inspection: Preprocessing | None = None
+        self._prepare: Prepare | None = None
         self._conditions: dict[Key, Conditions] = {}
 
     def try_read(self, files: SampleFiles, colour: Colour) -> InputError | None:
@@ -184,6 +187,7 @@ class SampleProvider:
         settings: Callable[[SampleFiles], Preprocessing],
         inspection: Preprocessing,
         tampered: Collection[SampleFiles],
+        prepare: Prepare = lambda _, sample, settings: prepare_parts(sample, settings),
     ) -> None:
         """Set how samples are prepared. Call once, before the first sample is prepared.
 
@@ -191,8 +195,9 @@ class SampleProvider:
             settings: Returns the preprocessing of a sample.
             inspection: Preprocessing of tampered copies.
             tampered: Samples of which a tampered copy is needed.
+            prepare: Returns the network inputs of a sample; tampered copies are prepared as for inspection.
         """
-        self._settings, self._inspection = settings, inspection
+        self._settings, self._inspection, self._prepare = settings, inspection, prepare
         self._tampered = {_read_key(files) for files in tampered}
 
     def preprocessing(self, files: SampleFiles) -> Preprocessing:
@@ -245,7 +250,8 @@ class SampleProvider:
                 return error
             sample: Sample = self._shelf.get(key)
             self._measure(_name(replace(files, part=0)), sample)
-            self._put_parts("prepared", files, settings, partial(prepare_parts, sample, settings))
+            assert self._prepare is not None
+            self._put_parts("prepared", files, settings, partial(self._prepare, files, sample, settings))
             if kind == "tampered" or key in self._tampered:
                 self._put_parts("tampered", files, settings, partial(self._prepare_tampered, sample))
             self._shelf.drop(key)

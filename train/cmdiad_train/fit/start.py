@@ -164,6 +164,7 @@ def start_or_resume(
     recipe, preprocessing = _decided(request, earlier, choice)
     if earlier is None:
         preprocessing = _masked(request, splits, preprocessing, samples, reporter)
+        seen = images.following(preprocessing, seen) if images is not None and seen is not None else None
     settings = TrainingSettings(recipe, request.family, preprocessing, splits, samples, reporter)
     splits = screen_preparing(splits, request.category, samples, (settings.of, preprocessing), reporter)
     if images is not None and seen is not None:
@@ -204,7 +205,7 @@ def _choose_view_of_pairs(
         choice = replace(choice, reason=f"the {images.name} images cannot be seen otherwise, because of {reason}")
     if isinstance(seen.colour, GreyRange):
         reporter.say(f"Images of {images.name}: {seen.colour.text}.")
-    reporter.say(pairs_text(request.recipe.image_modality, images.name, choice.view))
+    reporter.say(pairs_text(request.recipe.image_modality, images.name, choice.view, images.registered))
     return splits, choice, seen
 
 

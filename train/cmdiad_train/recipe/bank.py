@@ -61,6 +61,7 @@ _LATER: dict[str, object] = {
     "residual_map": "none",
     "uncertainty": "none",
     "partner": None,
+    "registered": False,
 }
 """Fields that JSON leaves out at these values, so that earlier versions can read the recipe."""
 _LATER_DISTILLATION: dict[str, object] = {"context": 1, "alignment": 0.0, "targets": "joined", "coordinates": "none"}
@@ -177,6 +178,8 @@ class BankRecipe:
             where the network is uncertain about the row). Needs plain banks and the image score "max".
         partner: Name of a second image (`cmdiad_runtime.modalities`) whose features F2F learns to predict, or None to
             pair image and cloud. Only training reads these images.
+        registered: True if a place of the part lies at the same place of both images. The view of the part then cuts
+            the second image out with the pose of the part in the first one.
     """
 
     mode: Mode = "default"
@@ -196,6 +199,7 @@ class BankRecipe:
     residual_map: ResidualMap = "none"
     uncertainty: Uncertainty = "none"
     partner: str | None = None
+    registered: bool = False
 
     family: ClassVar[str] = "bank"
 
@@ -212,6 +216,7 @@ class BankRecipe:
         require_one("main_bank", self.main_bank, get_args(MainBank))
         require_one("residual_map", self.residual_map, get_args(ResidualMap))
         require_one("uncertainty", self.uncertainty, get_args(Uncertainty))
+        require(isinstance(self.registered, bool), "registered", self.registered, "true or false")
         require(
             self.distances == "plain" or self.mode == "default",
             "distances",
@@ -240,6 +245,12 @@ class BankRecipe:
             "hallucination",
             self.hallucination,
             f"none with --modality {recipe.image_modality}, or f2f with --partner, the name of another image",
+        )
+        require(
+            not self.registered or self.partner is not None,
+            "registered",
+            self.registered,
+            "false without --partner, the name of a second image",
         )
         if self.partner is not None:
             self._check_partner(self.partner, recipe)
@@ -333,6 +344,10 @@ class BankRecipe:
     def target(self, recipe: Recipe) -> Source:
         """Return what the hallucinated features are of."""
         return recipe.other if self.partner is None else PARTNER
+
+    def follows(self, recipe: Recipe) -> bool:
+        """Return True if the second image is cut out with the pose of the part in the image of inspection."""
+        return self.registered and recipe.view == "part"
 
     def _stages_of(self, source: Source) -> tuple[int, ...]:
         """Return the stages or layers of an extractor; empty for the last block of a ViT and for points."""

@@ -62,8 +62,15 @@ class PartView:
         settings = learn_part_settings([rgb for rgb, _ in images], [mask for _, mask in images])
         return replace(preprocessing, part=settings)
 
-    def prepare(self, sample: Sample, geometry: PartGeometry) -> Prepared:
-        """Return the network inputs of a sample, cut out of the image at the part; see `View`."""
+    def prepare(self, sample: Sample, geometry: PartGeometry, shown: RgbImage | None = None) -> Prepared:
+        """Return the network inputs of a sample, cut out of the image at the part; see `View`.
+
+        Args:
+            sample: Sample in whose image the part is found.
+            geometry: Geometry of the sample.
+            shown: Another image of the part in the same pixels, uint8 `[h, w, 3]`, which is cut out with the pose and
+                the outline of the part in the image of the sample; None cuts out the image of the sample.
+        """
         check_contrast(geometry.rgb, sample.name)
         _part_in_image(geometry)
         size, side = self.preprocessing.size, self.settings.side
@@ -74,6 +81,8 @@ class PartView:
         if self.modality != "rgb":
             inputs["surface"] = draw_turned_normals(geometry, pose, size=size, side=side)[None]
         if self.modality != "xyz":
+            if shown is not None:
+                cutout = cut_around_part(shown, geometry.image_regions, scale=side / size)
             drawn = draw_part_view(cutout.rgb, cutout.mask, inside, size=size, side=side / cutout.step)
             inputs["rgb"] = drawn[None]
         place = PartPlace(pose, side)

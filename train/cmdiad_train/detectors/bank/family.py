@@ -132,6 +132,7 @@ BANK = Family(
     joint_categories=joint_categories,
     run_name=run_name,
     partner=lambda recipe: bank_part(recipe).partner,
+    registered=lambda recipe: bank_part(recipe).registered,
     network_file=network_file,
     take_over=take_over,
     scores_training=lambda recipe: True,

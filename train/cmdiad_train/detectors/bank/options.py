@@ -34,6 +34,13 @@ HALLUCINATION = option_group(
         help="With f2f: hallucinate the features of another image sensor instead of a cloud, for example infrared with "
         "--modality rgb. Only training reads such images (docs/data.md).",
     ),
+    click.option(
+        "--registered",
+        is_flag=True,
+        default=None,
+        help="With --partner: a place of the part lies at the same place of both images. The view part then cuts both "
+        "out with the pose of the part in the inspected image.",
+    ),
     click.option("--loss", type=click.Choice(["l2", "cosine", "smooth_l1"]), help="Loss per row.  [default: l2]"),
     click.option(
         "--f2f-output",

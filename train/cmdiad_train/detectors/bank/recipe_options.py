@@ -76,6 +76,7 @@ _PART = (
     "residual_map",
     "uncertainty",
     "partner",
+    "registered",
 )
 _SURFACE = ("surface_backbone", "surface_stages", "surface_layers", "surface_grid", "surface_weights")
 _POINTS = ("xyz_groups", "xyz_group_size", "xyz_width", "xyz_depth", "xyz_heads", "xyz_grid", "xyz_normalisation")

@@ -267,6 +267,7 @@ def take_over(source: Path, run: Path, recipe: Recipe) -> None:
         "main_bank",
         "residual_map",
         "partner",
+        "registered",
     ):
         _require_same(source, name, getattr(trained, name) == getattr(requested, name))
     places = ("view",) if requested.distillation.coordinates != "none" else ()
