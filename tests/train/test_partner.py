@@ -477,7 +477,8 @@ def test_features_of_registered_pairs_are_of_the_same_places(data: Path, tmp_pat
         fit(own, None, pair_recipe(partner="albedo", registered=True, view="part"), run)
         bases[turn] = [load_tensors(run / f"projection-{source}.safetensors")["basis"] for source in ("rgb", "partner")]
     assert torch.equal(*bases[0])
-    assert not torch.allclose(*(basis.abs() for basis in bases[2]), atol=1e-2)
+    own_basis, turned_basis = (basis.abs() for basis in bases[2])
+    assert not torch.allclose(own_basis, turned_basis, atol=1e-2)
 
 
 def test_mask_hides_the_same_region_of_both_registered_images(dark_pairs: Path, tmp_path: Path) -> None:
