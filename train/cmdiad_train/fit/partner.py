@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from cmdiad_train.datasets.left_out import MOST_UNUSABLE
 from cmdiad_train.detectors.family import Family, FitContext
 from cmdiad_train.fit.preparing import find_part
 from cmdiad_train.fit.samples import KeptFiles, SampleProvider
-from cmdiad_train.fit.screening import accept, check_content
+from cmdiad_train.fit.screening import accept, read_usable, screen
 from cmdiad_train.fit.splits import Splits
 from cmdiad_train.fit.views import ChosenView, choose_view
 from cmdiad_train.recipe import Recipe
@@ -123,9 +122,11 @@ class PartnerImages:
         """
         if main.view == "sensor" or self.registered:
             return splits, self.sensor, ""
-        read = self._screen(
-            splits, category, f"read {self.name} images", lambda files: self._read(splits.partners[files]), reporter
-        )
+
+        def read_one(files: SampleFiles) -> InputError | None:
+            return read_usable(self.samples, splits.partners[files], self.sensor.colour)
+
+        read = screen(splits, category, (f"read {self.name} images", read_one), reporter, splits.train)
         view: ViewName = main.view
         if self._recipe.view != "auto":
             read = self._with_part(read, category, view, reporter)
@@ -184,16 +185,12 @@ class PartnerImages:
             sizes = (main.conditions(files, inspection).size, self.samples.conditions(splits.partners[files], own).size)
             return None if _same_aspect(*sizes) else _other_aspect(splits.partners[files], sizes, self.registered)
 
-        return self._screen(splits, category, f"prepare {self.name} images", prepare, reporter)
+        return screen(splits, category, (f"prepare {self.name} images", prepare), reporter, splits.train)
 
     def context(self, main: FitContext, splits: Splits, own: Preprocessing) -> FitContext:
         """Return a training as the second sensor sees it."""
         images = [splits.partners[files] for files in splits.train]
         return replace(main, preprocessing=own, train=images, held_out=(), samples=self.samples)
-
-    def _read(self, image: SampleFiles) -> InputError | None:
-        error = self.samples.try_read(image, self.sensor.colour)
-        return error or check_content(self.samples.read(image, self.sensor.colour))
 
     def _with_part(self, splits: Splits, category: Category, view: ViewName, reporter: Reporter) -> Splits:
         """Return the splits without samples in whose second image the view finds no part."""
@@ -211,22 +208,6 @@ class PartnerImages:
                 action="If the two sensors are registered (a place of the part lies at the same place of both "
                 "pictures), add --registered, which finds the part in the inspected image alone",
             )
-        return accept(splits.without(errors), category, splits, reporter)
-
-    def _screen(
-        self,
-        splits: Splits,
-        category: Category,
-        name: str,
-        step: Callable[[SampleFiles], InputError | None],
-        reporter: Reporter,
-    ) -> Splits:
-        errors: dict[SampleFiles, InputError] = {}
-        for done, files in enumerate(splits.train, start=1):
-            error = step(files)
-            if error is not None:
-                errors[files] = error
-            reporter.step(name, done, len(splits.train))
         return accept(splits.without(errors), category, splits, reporter)
 
 

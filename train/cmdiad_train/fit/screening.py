@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
+from cmdiad_runtime.colour import Colour
 from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.inspection.guarded import guarded
 from cmdiad_runtime.names import ViewName
@@ -83,23 +84,22 @@ def screen_reading(
     Raises:
         RunError: Too many samples are left out, or too few remain.
     """
-
-    def read(files: SampleFiles) -> InputError | None:
-        error = samples.try_read(files, sensor.colour)
-        if error is not None:
-            return error
-        return check_content(samples.read(files, sensor.colour))
-
-    return _screen(splits, category, ("read samples", read), reporter)
+    read = partial(read_usable, samples, colour=sensor.colour)
+    return screen(splits, category, ("read samples", read), reporter)
 
 
-def check_content(sample: Sample) -> InputError | None:
-    """Return the error of an image without contrast or a cloud without points, which no view can use."""
+def read_usable(samples: SampleProvider, files: SampleFiles, colour: Colour) -> InputError | None:
+    """Read a sample and keep it; return the error of files that cannot be read, or that are empty in any view."""
+    error = samples.try_read(files, colour)
+    if error is not None:
+        return error
+    sample = samples.read(files, colour)
     empty = guarded(sample.name, partial(_check_content, sample))
     return empty if isinstance(empty, InputError) else None
 
 
 def _check_content(sample: Sample) -> None:
+    """Raise InputError for an image without contrast or a cloud without points, which no view can use."""
     if sample.rgb is not None:
         check_contrast(sample.rgb, sample.name)
     if sample.xyz is not None:
@@ -124,7 +124,7 @@ def screen_view(
     def find(files: SampleFiles) -> InputError | None:
         return find_part(samples.read(files, sensor.colour), view, sensor) if files in train else None
 
-    return _screen(splits, category, ("find parts", find), reporter)
+    return screen(splits, category, ("find parts", find), reporter)
 
 
 def screen_preparing(
@@ -147,20 +147,33 @@ def screen_preparing(
         RunError: Too many samples are left out, too few remain, or no tampered copy can be prepared.
     """
     samples.prepare_with(*settings, tampered_samples(splits))
-    screened = _screen(splits, category, ("prepare samples", samples.try_prepare), reporter)
+    screened = screen(splits, category, ("prepare samples", samples.try_prepare), reporter)
     with_tampered_copy(golden_samples(screened), screened.held_out, samples)  # raises now rather than at the end
     return screened
 
 
-def _screen(
+def screen(
     splits: Splits,
     category: Category,
     step: tuple[str, Callable[[SampleFiles], InputError | None]],
     reporter: Reporter,
+    chosen: Sequence[SampleFiles] | None = None,
 ) -> Splits:
-    good = list(splits.good())
+    """Do one step for every sample, and leave out those for which the step returns an error.
+
+    Args:
+        splits: Splits of the data set.
+        category: Category of the data set, for messages.
+        step: Name of the step in progress reports, and function of the step.
+        reporter: Receiver of progress and lines.
+        chosen: Samples of the step; None for all good samples.
+
+    Raises:
+        RunError: Too many samples are left out, or too few remain.
+    """
+    good = [files for _, files in splits.good()] if chosen is None else chosen
     unusable: dict[SampleFiles, InputError] = {}
-    for i, (_, files) in enumerate(good):
+    for i, files in enumerate(good):
         error = step[1](files)
         if error is not None:
             unusable[files] = error
