@@ -44,7 +44,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 def as_recorded(values: np.ndarray) -> np.ndarray:
-    """The heat of a picture `[h, w]`: another order of grey values in 16 bits, brightest on the part as before."""
+    """Return grey values `[h, w]` as uint16 in another order of brightness, with the part still brightest."""
     return (7000 + 4 * np.abs(values.astype(np.int32) - 90)).astype(np.uint16)
 
 
@@ -149,7 +149,7 @@ def test_recipes_without_a_partner_are_written_as_before() -> None:
 
 
 def as_network_sees(values: np.ndarray, colour: GreyRange, size: int) -> torch.Tensor:
-    """The 16-bit image as the network of a camera gets it: `[1, size, size, 3]`."""
+    """Convert a 16-bit image to the network input `[1, size, size, 3]`, uint8, by the formula of docs/data.md."""
     level = np.rint(255 * (values.astype(np.float64) - colour.low) / (colour.high - colour.low)).astype(np.uint8)
     assert level.shape == (size, size)
     return torch.from_numpy(np.repeat(level[None, ..., None], 3, 3))
@@ -308,7 +308,7 @@ def test_commands_without_pairs_refuse_the_option(
 
 
 def moved_and_larger(values: np.ndarray) -> np.ndarray:
-    """The scene of a camera that stands elsewhere and sees more: the part at another place, in fewer pixels."""
+    """Return the image of an unregistered camera: the part lies at another place and covers fewer pixels."""
     seen = np.full((150, 180), int(np.median(values[:4])), np.uint8)
     half = np.asarray(Image.fromarray(values).resize((84, 84)))
     seen[50:134, 80:164] = half
@@ -372,7 +372,7 @@ def test_options_of_f2f_work_with_pairs(pairs: Path, tmp_path: Path, changes: di
 
 
 def in_place(main: str = "rgb", **changes: Any) -> Any:
-    """A recipe of registered pairs in the view of the part."""
+    """Return a recipe of registered pairs in the view of the part."""
     return pair_recipe(main, "rgb" if main == "infrared" else "infrared", registered=True, view="part", **changes)
 
 
@@ -392,20 +392,20 @@ def followed(dark_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def seen(followed: Path) -> Preprocessing:
-    """The preprocessing of the second image in the run `followed`."""
+    """Return the preprocessing that the run `followed` records for the second image, with the colour of a camera."""
     partner = read_record(followed).partner
     assert partner is not None
     return replace(partner, colour="rgb", image_modality="rgb")
 
 
 def view_of(image: RgbImage, main: RgbImage, seen: Preprocessing) -> np.ndarray:
-    """The registered image as the network sees it: `[112, 112, 3]`."""
+    """Return the network input `[112, 112, 3]` of an image that is registered with the inspected image `main`."""
     drawn: np.ndarray = cut_out_like(Sample("main", rgb=main), Sample("image", rgb=image), seen).inputs["rgb"][0]
     return drawn
 
 
 def ramp(height: int, width: int) -> RgbImage:
-    """An image whose pixels tell their place in a picture of 112 pixels: two grey levels for each column and row."""
+    """Return an image whose pixels encode their place in 112 × 112 pixels: two grey levels per column and row."""
     down, right = np.meshgrid(*((np.arange(n) + 0.5) * 224 / n for n in (height, width)), indexing="ij")
     return np.rint(np.dstack([right, down, np.full_like(down, 90)])).astype(np.uint8)
 
@@ -424,7 +424,7 @@ def test_copy_of_the_inspected_image_is_prepared_like_it(dark_pairs: Path, seen:
 def test_registered_image_is_cut_out_with_the_pose_of_the_inspected_one(
     dark_pairs: Path, seen: Preprocessing, pixels: int
 ) -> None:
-    """The view of an image whose pixels tell their place, against places by the formula of a rotation."""
+    """The pixels of a cut-out ramp, which encode their place, agree with the formula of a rotation."""
     assert seen.part is not None
     turns = []
     for path in images(dark_pairs, "rgb"):

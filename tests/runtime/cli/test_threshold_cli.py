@@ -98,7 +98,7 @@ def test_rate_is_recomputed_from_the_held_out_scores(bundle: Path) -> None:
 
 
 def test_every_command_repeats_the_warning_about_near_copies(bundle: Path, tmp_path: Path) -> None:
-    """The training data make the threshold doubtful, until good parts of another session set it, too."""
+    """The warning ends when the threshold also uses scores of another session."""
     series = "20 good samples make up 5 series"
     rewrite_manifest(bundle, lambda m: m["provenance"]["data"].update(series=series))
     for commanded in ((cli, bundle), (run_cli.cli, bundle, tmp_path)):

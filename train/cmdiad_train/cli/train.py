@@ -65,7 +65,7 @@ EXIT_CODES = {
 }
 
 _NOT_GIVEN = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
-"""Sources of values that the command line does not name; the second one are values of the row of `--paper`."""
+"""Sources of values that the user did not pass: defaults of options, and values that a row of `--paper` sets."""
 
 
 class TrainCommand(GroupedCommand):

@@ -45,7 +45,7 @@ Uncertainty = Literal["none", "bank"]
 Targets = Literal["joined", "stages"]
 Coordinates = Literal["none", "cell"]
 Source = Modality | Literal["partner"]
-"""What features are made of: the image or cloud of inspection, or the image of a second sensor (`partner`)."""
+"""Input of an extractor: the image or cloud of inspection, or the training image of a second sensor (`partner`)."""
 PARTNER: Literal["partner"] = "partner"
 
 _MOST_COMPONENTS = 1 << 20  # far above the channels of any extractor

@@ -152,7 +152,7 @@ class TrainingFeatures:
 
 
 class _Extraction:
-    """The features of one modality, or of the partner, of all training samples of one category.
+    """Extraction of the features of all training samples of one category, from one modality or from the partner.
 
     Args:
         training: The training.
