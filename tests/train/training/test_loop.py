@@ -17,7 +17,7 @@ from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_train.training.checkpoint import Checkpoint
 from cmdiad_train.training.log import Epoch, write_log
 from cmdiad_train.training.loop import BatchLoss, LoopOptions, cut, train
-from helpers import flip_byte, truncate
+from helpers import RecordingReporter, flip_byte, truncate
 from reporters import InterruptAt
 
 OPTIONS = LoopOptions("fit", epochs=4, batch=2, seed=1)
@@ -46,6 +46,31 @@ class Mean:
 
     def validate(self) -> float | None:
         return next(self.validation, None)
+
+
+class SlowMean(Mean):
+    """The same task with a clock that each step moves on by some seconds, the first step by ten times as much."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.now = seconds, 0.0
+        monkeypatch.setattr("cmdiad_train.training.loop.time.monotonic", lambda: self.now)
+
+    def loss(self, batch: list[int], generator: torch.Generator) -> BatchLoss:
+        self.now += self.seconds if self.batches else 10 * self.seconds
+        return super().loss(batch, generator)
+
+
+class SaidAfter(RecordingReporter):
+    """A reporter that also keeps the number of finished epochs at each line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs: list[int] = []
+
+    def say(self, line: str) -> None:
+        super().say(line)
+        self.epochs.append(len(self.steps))
 
 
 def run(task: Mean, path: Path, options: LoopOptions = OPTIONS, identity: str = "this") -> list[Epoch]:
@@ -196,6 +221,42 @@ def test_checkpoint_without_a_checksum_is_resumed(tmp_path: Path) -> None:
         identity = {"identity": stored.metadata()["identity"]}
     save_file(load(file.read_bytes()), file, identity)
     assert [epoch.loss for epoch in run(Mean(), tmp_path)] == losses
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({}, "fit: 8 epochs take about 4 min."),
+        ({"patience": 8}, "fit: 8 epochs take about 4 min, less if the training stops early."),
+        ({"following": 1}, "fit: 8 epochs take about 4 min, with 1 more network about 8 min."),
+        ({"following": 2}, "fit: 8 epochs take about 4 min, with 2 more networks about 12 min."),
+        ({"epochs": 2}, "fit: 2 epochs take about 1 min."),
+    ],
+)
+def test_expected_time_of_a_long_training_is_said_once_before_its_second_epoch_ends(
+    changed: dict[str, int], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = SaidAfter()
+    options = replace(OPTIONS, **{"epochs": 8, **changed})
+    train(SlowMean(monkeypatch, seconds=10.0), SAMPLES, options, Checkpoint(tmp_path / "c", "this"), said)
+    assert said.lines == [line]
+    assert said.epochs == [1]
+
+
+def test_expected_time_of_a_short_training_is_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = RecordingReporter()
+    train(SlowMean(monkeypatch, seconds=1.0), SAMPLES, OPTIONS, Checkpoint(tmp_path / "c", "this"), said)
+    assert said.lines == []
+
+
+def test_a_resumed_training_says_the_time_of_the_epochs_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, said = replace(OPTIONS, epochs=8), RecordingReporter()
+    with pytest.raises(KeyboardInterrupt):
+        train(Mean(), SAMPLES, options, Checkpoint(tmp_path / "c", "this"), InterruptAt("fit", 4))
+    train(SlowMean(monkeypatch, seconds=10.0), SAMPLES, options, Checkpoint(tmp_path / "c", "this"), said)
+    assert said.lines == ["fit: 4 epochs take about 2 min."]
 
 
 def test_log_is_written_as_csv(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ class Schedule:
         batches: How samples are cut into batches.
         patience: Epochs without a smaller validation loss after which the training stops and the best epoch is taken;
             0 trains on all samples and takes the last epoch.
+        following: Number of networks of about the same cost that are trained afterwards, for the estimate of the time.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Schedule:
     batch: int
     batches: Batches
     patience: int
+    following: int = 0
 
 
 class SampleTask(ABC):
@@ -129,6 +131,7 @@ def trained_network(
             keep_best=schedule.patience > 0,
             patience=schedule.patience,
             checkpoint_seconds=CHECKPOINT_SECONDS,
+            following=schedule.following,
         )
         with disk_errors(schedule.file):
             schedule.file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.support.progress import about
 from cmdiad_runtime.support.reporter import SILENT, Reporter
 from cmdiad_train.training.checkpoint import Checkpoint, weights_of
 from cmdiad_train.training.log import Epoch
@@ -23,6 +24,11 @@ from cmdiad_train.training.log import Epoch
 Batches = Literal["full", "only_full", "even"]
 """How samples are cut into batches: "full", a smaller batch at the end; "only_full", that one is dropped unless it is
 the only one; "even", batches of almost equal size."""
+
+PACE_STEPS = 3
+"""Optimiser steps that are measured before the expected time of a training is reported."""
+LONG_SECONDS = 60.0
+"""The expected time of a shorter training is not reported."""
 
 EPOCH_STRIDE = 1_000_003
 """Seeds of two trainings do not share the random draws of an epoch while they differ by less than this many epochs."""
@@ -44,6 +50,8 @@ class LoopOptions:
         clip_norm: Largest norm of the gradient of all parameters, None for no limit.
         checkpoint_seconds: Shortest time between two checkpoints; 0 writes one after each epoch. A resumed training
             repeats the epochs after the last checkpoint, with the same result.
+        following: Number of networks of about the same cost that are trained afterwards, which only the estimate of
+            the time names.
     """
 
     name: str
@@ -55,6 +63,7 @@ class LoopOptions:
     patience: int = 0
     clip_norm: float | None = None
     checkpoint_seconds: float = 0.0
+    following: int = 0
 
 
 class BatchLoss(NamedTuple):
@@ -101,7 +110,7 @@ def train(
         samples: Indices of the samples to train on.
         options: Length and pace.
         checkpoint: Storage of the state after an epoch. Training resumes from there if the file exists.
-        reporter: Receiver of the progress, one step per epoch.
+        reporter: Receiver of the progress, one step per epoch, and of the expected time if the training is long.
 
     Raises:
         OutputError: The checkpoint is damaged or of another training.
@@ -109,11 +118,12 @@ def train(
     """
     module, optimiser = task.module, task.optimiser
     log, best = checkpoint.restore(module, optimiser)
+    pace = _Pace(options, reporter)
     stored = time.monotonic()
     for epoch in range(len(log), options.epochs):
         if _should_stop(log, options.patience):
             break
-        loss = _train_epoch(task, samples, options, epoch)
+        loss = _train_epoch(task, samples, options, epoch, pace)
         require_finite(loss, f"{options.name}, epoch {epoch + 1}")
         validation = task.validate()
         log.append(Epoch(loss, math.nan if validation is None else validation, optimiser.param_groups[0]["lr"]))
@@ -145,6 +155,46 @@ def require_finite(loss: float, subject: str) -> None:
         )
 
 
+class _Pace:
+    """Time of one optimiser step, from which the expected time of a long training is reported once.
+
+    The first step is not measured, because it is often slower than the others.
+
+    Args:
+        options: Length of the training.
+        reporter: Receiver of the expected time.
+    """
+
+    def __init__(self, options: LoopOptions, reporter: Reporter) -> None:
+        self._options, self._reporter = options, reporter
+        self._steps, self._epochs, self._started = 0, 0, 0.0
+
+    def step(self, epoch: int, batches: int) -> None:
+        """Count a finished step.
+
+        Args:
+            epoch: Number of finished epochs.
+            batches: Steps of an epoch.
+        """
+        now = time.monotonic()
+        self._steps += 1
+        if self._steps == 1:
+            self._started, self._epochs = now, self._options.epochs - epoch
+        elif self._steps == 1 + PACE_STEPS:
+            self._report((now - self._started) / PACE_STEPS * self._epochs * batches)
+
+    def _report(self, seconds: float) -> None:
+        following = self._options.following
+        if (1 + following) * seconds < LONG_SECONDS:
+            return
+        line = f"{self._options.name}: {self._epochs} epochs take {about(seconds)}"
+        if following:
+            line += f", with {following} more network{'s' if following > 1 else ''} {about((1 + following) * seconds)}"
+        if self._options.patience:
+            line += ", less if the training stops early"
+        self._reporter.say(f"{line}.")
+
+
 def _should_stop(log: Sequence[Epoch], patience: int) -> bool:
     if not patience or not log or math.isnan(log[-1].validation):
         return False
@@ -152,7 +202,7 @@ def _should_stop(log: Sequence[Epoch], patience: int) -> bool:
     return len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
-def _train_epoch(task: Task, samples: Sequence[int], options: LoopOptions, epoch: int) -> float:
+def _train_epoch(task: Task, samples: Sequence[int], options: LoopOptions, epoch: int, pace: _Pace) -> float:
     task.module.train()
     generator = torch.Generator().manual_seed(options.seed * EPOCH_STRIDE + epoch)
     order = [samples[i] for i in torch.randperm(len(samples), generator=generator).tolist()]
@@ -165,6 +215,7 @@ def _train_epoch(task: Task, samples: Sequence[int], options: LoopOptions, epoch
         _step(task.optimiser, loss.value, options.clip_norm)
         total += float(loss.value.detach()) * len(batch)
         rows += loss.rows
+        pace.step(epoch, len(batches))
     return total / rows
 
 

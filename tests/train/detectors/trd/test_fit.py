@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from cmdiad_runtime.errors import RunError
 from cmdiad_train.detectors import network_training
 from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.runs.run import load_run
+from cmdiad_train.training import loop
 from cmdiad_train.training.machine import Machine
 from helpers import RecordingReporter, flip_byte
 from helpers import tiny_trd_recipe as recipe
@@ -103,12 +105,22 @@ def test_scores_of_a_loaded_run_are_those_of_the_training(fitted: FitVariant) ->
         assert float(anomaly_map.max()) == pytest.approx(float(score))
 
 
-def test_a_small_cache_changes_nothing_but_the_time(data: Path, fitted: FitVariant, tmp_path: Path) -> None:
+def test_a_small_cache_changes_nothing_but_the_time(
+    data: Path, fitted: FitVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "PACE_STEPS", 1)
+    monkeypatch.setattr(loop, "LONG_SECONDS", 0)
     reporter, run = RecordingReporter(), tmp_path / "run"
     options = FitOptions(machine=Machine(cache_gb=1e-6))
     fit(data, None, recipe("mtfi-rd", "rgb"), run, reporter, options)
     assert hashes(run) == hashes(fitted("mtfi-rd", "rgb"))
     assert sum("computed again in every epoch" in line for line in reporter.lines) == 5
+    expected = [line.split(" epochs take ") for line in reporter.lines if " epochs take " in line]
+    number = recipe("mtfi-rd", "rgb").detector.epochs
+    names = ["train rgb student", "train xyz student", "fine-tune rgb student", "distil rgb student"]
+    assert [before for before, _ in expected] == [f"{name}: {number}" for name in names]
+    following = [re.findall(r"with (\d more networks?)", after) for _, after in expected]
+    assert following == [["3 more networks"], ["2 more networks"], ["1 more network"], []]
 
 
 def test_features_are_shared_through_the_store(data: Path, fitted: FitVariant, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from cmdiad_train.detectors.trd.run_files import load_fold_scores
 from cmdiad_train.fit.fit import fit
 from cmdiad_train.recipe import Recipe, TrdRecipe
 from cmdiad_train.runs.run import load_run
+from cmdiad_train.training import loop
 from helpers import RecordingReporter
 from helpers import tiny_trd_recipe as recipe
 from reporters import InterruptAt
@@ -50,10 +51,20 @@ def reporter() -> RecordingReporter:
 
 @pytest.fixture(scope="module")
 def folded(data: Path, tmp_path_factory: pytest.TempPathFactory, reporter: RecordingReporter) -> Path:
-    """A finished training with two folds, which no test changes."""
+    """A finished training with two folds, which no test changes. It counts as long after two steps."""
     run = tmp_path_factory.mktemp("runs") / "folded"
-    fit(data, None, recipe("rd", "rgb", folds=2), run, reporter)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "PACE_STEPS", 1)
+        patch.setattr(loop, "LONG_SECONDS", 0)
+        fit(data, None, recipe("rd", "rgb", folds=2), run, reporter)
     return run
+
+
+def test_expected_time_counts_the_students_of_the_folds(folded: Path, reporter: RecordingReporter) -> None:
+    first, *folds = (line for line in reporter.lines if " epochs take " in line)
+    assert "with 2 more networks" in first
+    assert [line[: line.index(":")] for line in folds] == ["fold 1 train rgb student", "fold 2 train rgb student"]
+    assert not any("more network" in line for line in folds)
 
 
 def test_time_left_is_reported_after_each_fold(folded: Path, reporter: RecordingReporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cmdiad_runtime.support.files import sha256_of
@@ -52,7 +53,7 @@ def _train(context: FitContext, cells: Cells, features: Features) -> None:
         _standardise(context, cells, features)
     batches = CellBatches(features, load_standardisation(run, cells.channels).to(context.device))
     flow, student = new_flow(recipe, cells), new_student(recipe, cells)
-    flow_length = _schedule(context, "train flow", FLOW)
+    flow_length = replace(_schedule(context, "train flow", FLOW), following=1)
     trained_network(
         context, flow, flow_length, lambda stopping: FlowTask(context, flow, batches, flow_length, stopping)
     )

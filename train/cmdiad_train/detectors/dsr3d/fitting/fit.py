@@ -48,6 +48,7 @@ def _autoencoder_schedule(context: FitContext) -> Schedule:
         batch,
         batches="full",
         patience=0,
+        following=1,
     )
 
 

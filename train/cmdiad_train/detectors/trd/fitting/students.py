@@ -33,6 +33,7 @@ class Lesson:
         epochs: Passes over the training samples.
         learning_rate: Learning rate of the first epoch.
         samples: Indices of the training samples to learn from.
+        following: Number of students that are trained afterwards.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Lesson:
     epochs: int
     learning_rate: float
     samples: Sequence[int]
+    following: int = 0
 
 
 def new_student(recipe: Recipe, own: TeacherShape, other: TeacherShape | None = None) -> Student:
@@ -81,6 +83,7 @@ def schedule_of(recipe: Recipe, lesson: Lesson) -> Schedule:
         part.batch,
         batches="full" if part.mode == "faithful" else "even",
         patience=part.patience,
+        following=lesson.following,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -64,42 +64,46 @@ class Students:
         """Write the files of the networks that inspection needs."""
         folder, own = self.group.folder, self.context.recipe.mains[0]
         if self.part.variant == "trd":
-            for modality in MODALITIES:
-                self._tuned(modality, student_file(folder, modality))
+            for following, modality in zip((1, 0), MODALITIES, strict=True):
+                self._tuned(modality, student_file(folder, modality), following)
         elif self.part.variant == "rd":
-            for modality in self.context.recipe.mains:
-                self._plain(modality, student_file(folder, modality))
+            mains = self.context.recipe.mains
+            for number, modality in enumerate(mains, start=1):
+                self._plain(modality, student_file(folder, modality), len(mains) - number)
         elif self.part.variant == "mtfi-trd":
-            self._fine_tuned(own, student_file(folder, own), folder / HALLUCINATION)
+            self._fine_tuned(own, student_file(folder, own), folder / HALLUCINATION, 0)
         else:
             self._imitating(own, student_file(folder, own))
 
-    def _plain(self, own: Modality, file: Path) -> Student:
+    def _plain(self, own: Modality, file: Path, following: int) -> Student:
         """Return the student of plain reverse distillation (RD)."""
         objective = Reconstruction(self.part.distance, self.of_teacher(own))
-        lesson = self._lesson(f"train {own} student", file, objective, self.part.epochs, self.part.learning_rate)
+        lesson = self._lesson(f"train {own} student", file, objective, following)
         return trained_student(self.context, new_student(self.context.recipe, self.shape), lesson)
 
-    def _tuned(self, own: Modality, file: Path) -> Student:
+    def _tuned(self, own: Modality, file: Path, following: int) -> Student:
         """Return the student of one modality that also sees the other one (TRD)."""
         objective = Reconstruction(self.part.distance, self.of_teacher(own), self.of_teacher(OTHER[own]))
-        lesson = self._lesson(f"train {own} student", file, objective, self.part.epochs, self.part.learning_rate)
+        lesson = self._lesson(f"train {own} student", file, objective, following)
         return trained_student(self.context, new_student(self.context.recipe, self.shape, self.shape), lesson)
 
-    def _fine_tuned(self, own: Modality, file: Path, hallucination: Path) -> tuple[Student, Features]:
+    def _fine_tuned(self, own: Modality, file: Path, hallucination: Path, following: int) -> tuple[Student, Features]:
         """Return the student of MTFI-TRD, which also works with hallucinated features, and these features."""
         before = stage_file(self.group.folder, f"{own}-tuned")
-        student = self._tuned(own, before)
-        hallucinated = self._hallucinated(own, hallucination)
+        student = self._tuned(own, before, following + 2)
+        hallucinated = self._hallucinated(own, hallucination, following + 1)
         objective = DroppedModality(self.part.distance, self.of_teacher(own), self.of_teacher(OTHER[own]), hallucinated)
-        rate = FINE_TUNING_RATE * self.part.learning_rate
-        lesson = self._lesson(f"fine-tune {own} student", file, objective, self.part.fine_tune_epochs, rate)
+        lesson = replace(
+            self._lesson(f"fine-tune {own} student", file, objective, following),
+            epochs=self.part.fine_tune_epochs,
+            learning_rate=FINE_TUNING_RATE * self.part.learning_rate,
+        )
         return trained_student(self.context, student.requires_grad_(True), lesson), hallucinated
 
-    def _hallucinated(self, own: Modality, file: Path) -> Features:
+    def _hallucinated(self, own: Modality, file: Path, following: int) -> Features:
         """Return the features of the other teacher as hallucinated from the own ones."""
         if not file.exists():
-            other = self._tuned(OTHER[own], stage_file(self.group.folder, f"{OTHER[own]}-tuned"))
+            other = self._tuned(OTHER[own], stage_file(self.group.folder, f"{OTHER[own]}-tuned"), following)
             training, _ = stop_split(self.context, self.group.samples, self.part.patience)
             scales = fit_scales(other.amplify, self.of_teacher(own), self.of_teacher(OTHER[own]), training)
             save_hallucinated(file, Hallucinated(other.projector_amply, scales))
@@ -115,7 +119,7 @@ class Students:
         ones.
         """
         folder = self.group.folder
-        teacher, hallucinated = self._fine_tuned(own, stage_file(folder, own), stage_file(folder, "hallucination"))
+        teacher, hallucinated = self._fine_tuned(own, stage_file(folder, own), stage_file(folder, "hallucination"), 1)
         examples = [
             self.features.of_network(
                 f"{self.group.prefix}{name}", teacher, partial(_fused, teacher), [self.of_teacher(own), other]
@@ -123,13 +127,31 @@ class Students:
             for name, other in (("fused", self.of_teacher(OTHER[own])), ("fused hallucinated", hallucinated))
         ]
         objective = Imitation(self.part.distance, self.of_teacher(own), examples)
-        lesson = self._lesson(
-            f"distil {own} student", file, objective, self.part.distil_epochs, self.part.learning_rate
-        )
+        lesson = replace(self._lesson(f"distil {own} student", file, objective, 0), epochs=self.part.distil_epochs)
         return trained_student(self.context, new_student(self.context.recipe, self.shape), lesson)
 
-    def _lesson(self, name: str, file: Path, objective: Objective, epochs: int, learning_rate: float) -> Lesson:
-        return Lesson(f"{self.group.prefix}{name}", file, objective, epochs, learning_rate, self.group.samples)
+    def _lesson(self, name: str, file: Path, objective: Objective, following: int) -> Lesson:
+        """Return a full training of one student.
+
+        Args:
+            name: Name of the student in progress reports.
+            file: File of the trained student.
+            objective: Loss of the student.
+            following: Number of students of this group that are trained afterwards. Folds train as many again each.
+        """
+        part = self.part
+        if not self.group.prefix:
+            number = {"rd": len(self.context.recipe.mains), "trd": 2, "mtfi-trd": 3, "mtfi-rd": 4}[part.variant]
+            following += part.folds * number
+        return Lesson(
+            f"{self.group.prefix}{name}",
+            file,
+            objective,
+            part.epochs,
+            part.learning_rate,
+            self.group.samples,
+            following,
+        )
 
 
 def _fused(student: Student, own: Levels, other: Levels) -> Levels:
