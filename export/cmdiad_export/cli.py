@@ -323,7 +323,7 @@ def _report_bundle(out: Path, *following: str) -> None:
     for note in notes_about(bundle):
         _say(note)
     remedy = f"cmdiad-threshold {in_shell(out)} --good DIR"
-    report_threshold(bundle.calibration, remedy, *following, further=bundle.data_doubts)
+    report_threshold(bundle.calibration, remedy, *following, further=bundle.training_doubts)
 
 
 def _free(folder: Path) -> Path:

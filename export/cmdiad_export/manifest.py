@@ -46,7 +46,7 @@ def manifest_of(run: Run, folder: Path, graph: CertifiedGraph, engines: list[dic
 
 
 def _data(run: Run) -> dict[str, Any]:
-    """Return category, number of samples, figures on the test split (or None), and the warning about series if any."""
+    """Return category, number of samples, figures on the test split (or None), and the warnings of the training."""
     data, metrics, series = run.record.data, run.record.metrics, run.record.series
     return {
         "category": data.category,
@@ -54,6 +54,7 @@ def _data(run: Run) -> dict[str, Any]:
         "held_out_samples": len(data.held_out),
         "test": None if metrics is None else {name: metrics.get(name) for name in FIGURES},
         **({} if series is None else {"series": series.warning}),
+        **({"not_separated": run.record.not_separated} if run.record.not_separated else {}),
     }
 
 

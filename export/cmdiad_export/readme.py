@@ -119,7 +119,8 @@ def _kind(settings: Preprocessing) -> str:
 def _threshold(manifest: Manifest) -> str:
     calibration = manifest.certified_calibration
     low, high = calibration.interval
-    cautions = [*([calibration.warning] if calibration.warning else []), *manifest.provenance.doubts]
+    doubts = manifest.provenance.doubts(len(calibration.sessions))
+    cautions = [*([calibration.warning] if calibration.warning else []), *doubts]
     caution = "".join(f" Caution: {printable(text)}." for text in cautions)
     return (
         f"at export, a score above {calibration.score_threshold:.6g} was NG, and {calibration.false_reject_rate:.2%} "

@@ -84,13 +84,15 @@ def test_forced_view_is_named(old: Manifest) -> None:
     )
 
 
-def test_series_of_near_copies_are_named(old: Manifest) -> None:
-    doubted = replace(old.provenance, data={**old.provenance.data, "series": "20 good samples make up 5 series"})
+def test_warnings_of_the_training_are_named(old: Manifest) -> None:
+    series, weak = "20 good samples make up 5 series", "Only 1 of 8 held-out samples exceed the threshold"
+    doubted = replace(old.provenance, data={**old.provenance.data, "series": series, "not_separated": weak})
     text = readme_of(replace(old, provenance=doubted), "")
-    assert "Caution: 20 good samples make up 5 series. The" in _fact(text, "Threshold")
-    assert doubted.doubts == ("20 good samples make up 5 series",)
-    assert old.provenance.doubts == ()
-    assert replace(doubted, data={"series": ["no text"]}).doubts == ()
+    assert f"Caution: {series}. Caution: {weak}. The" in _fact(text, "Threshold")
+    assert doubted.doubts(1) == (series, weak)
+    assert doubted.doubts(2) == (weak,), "near copies no longer matter once another session sets the threshold"
+    assert old.provenance.doubts(1) == ()
+    assert replace(doubted, data={"series": ["no text"], "not_separated": 3}).doubts(1) == ()
 
 
 def test_names_cannot_forge_a_line(old: Manifest) -> None:

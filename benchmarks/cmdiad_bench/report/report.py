@@ -145,7 +145,7 @@ def _record(bundle: Bundle, inspected: Inspected, measured: dict[str, Any]) -> d
         "recipe": record.recipe,
         "provenance": record.provenance.to_json(),
         "calibration": calibration.to_json(),
-        "threshold_warnings": [*warnings_about(calibration, remedy), *bundle.data_doubts],
+        "threshold_warnings": [*warnings_about(calibration, remedy), *bundle.training_doubts],
         "sessions": _sessions(calibration),
         "versions": record.versions,
         "defects": _by_defect(inspected, measured["image_auroc_by_defect"]),

@@ -88,9 +88,9 @@ class Bundle:
         return self.record.certified_calibration
 
     @property
-    def data_doubts(self) -> tuple[str, ...]:
-        """Return warnings about the training data that concern the threshold, if no other session set it."""
-        return self.record.provenance.doubts if len(self.calibration.sessions) < 2 else ()
+    def training_doubts(self) -> tuple[str, ...]:
+        """Return warnings of the training that concern the verdicts, see `Provenance.doubts`."""
+        return self.record.provenance.doubts(len(self.calibration.sessions))
 
     @property
     def tolerance(self) -> Tolerance:

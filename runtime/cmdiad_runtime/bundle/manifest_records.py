@@ -156,7 +156,8 @@ class Provenance:
     Attributes:
         parts: Origin of each extractor by name: description, hash of the weights, licence.
         data: Description of the training data: `category`, and in newer bundles `train_samples`, `held_out_samples`
-            and `test` with FIGURES, or None; `series` is a warning about near copies among the training images.
+            and `test` with FIGURES, or None; `series` is a warning about near copies among the training images, and
+            `not_separated` one about artificial defects that the detector did not detect.
         seed: Seed of the training, or None in older bundles.
     """
 
@@ -178,11 +179,16 @@ class Provenance:
         """Return the category of the training data, or None if the data has no categories."""
         return self.data.get("category")
 
-    @property
-    def doubts(self) -> tuple[str, ...]:
-        """Return warnings about the training data that concern the threshold, as text."""
-        series = self.data.get("series")
-        return (series,) if isinstance(series, str) and series else ()
+    def doubts(self, sessions: int) -> tuple[str, ...]:
+        """Return warnings of the training as text.
+
+        Args:
+            sessions: Number of sessions whose good parts set the threshold. Near copies in the training session no
+                longer matter with two.
+        """
+        names = ("series", "not_separated") if sessions < 2 else ("not_separated",)
+        texts = [self.data.get(name) for name in names]
+        return tuple(text for text in texts if isinstance(text, str) and text)
 
     @staticmethod
     def from_json(value: object) -> Provenance:

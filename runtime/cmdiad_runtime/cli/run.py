@@ -380,7 +380,7 @@ def _report_bundle(inspector: Inspector) -> None:
     if bundle.ignored_checks:
         say(f"checks switched off: {', '.join(name for name in CHECKS if name in bundle.ignored_checks)}")
     remedy = f"cmdiad-threshold {in_shell(bundle.path)} --good DIR"
-    report_threshold(bundle.calibration, remedy, further=bundle.data_doubts)
+    report_threshold(bundle.calibration, remedy, further=bundle.training_doubts)
 
 
 def _name_next_command(inspectors: Sequence[Inspector]) -> None:

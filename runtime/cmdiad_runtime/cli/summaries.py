@@ -62,7 +62,7 @@ def summary_of_bundle(bundle: Bundle) -> dict[str, Any]:
         "figures": _figures(data.get("test")),
         "detector": _detector(record.recipe, bundle.preprocessing, record.provenance.to_json()),
         "inspects": _inspects(record.inspected_area, bundle.preprocessing),
-        "threshold": _threshold(bundle.calibration, bundle.data_doubts),
+        "threshold": _threshold(bundle.calibration, bundle.training_doubts),
         "exported_threshold": None if exported == bundle.calibration else _threshold(exported),
         "envelope": _envelope(record.envelope),
         "graph": {"precision": bundle.precision, "banks": [list(shape) for shape in record.graph.banks]},
@@ -139,11 +139,23 @@ def summary_of_run(folder: Path) -> dict[str, Any]:
         "figures": _figures(run.get("metrics")),
         "detector": _detector(_object(file, run, "recipe"), preprocessing, provenance),
         "inspects": _inspects(None if area is None else _record(file, area, InspectedArea.from_json), preprocessing),
-        "threshold": None if stored is None else _threshold(stored),
+        "threshold": None if stored is None else _threshold(stored, _training_doubts(run)),
         "envelope": _envelope(None if envelope is None else _record(file, envelope, Envelope.from_json)),
         "left_out_samples": _length(run.get("left_out")),
         "versions": _object(file, run, "versions"),
     }
+
+
+def _training_doubts(run: Mapping[str, Any]) -> list[str]:
+    """Return the warnings of the training in the record of a run, as text."""
+    series, not_separated = run.get("series"), run.get("not_separated")
+    doubts = [not_separated] if isinstance(not_separated, str) and not_separated else []
+    if isinstance(series, dict):
+        doubts.append(
+            f"{series.get('samples')} good samples make up {series.get('count')} series of images that hardly differ; "
+            "the same cmdiad-train command names one of them"
+        )
+    return doubts
 
 
 def _detector(recipe: Mapping[str, Any], preprocessing: Preprocessing, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,13 +202,13 @@ def _length(value: object) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _threshold(calibration: Calibration, data_doubts: Sequence[str] = ()) -> dict[str, Any]:
+def _threshold(calibration: Calibration, training_doubts: Sequence[str] = ()) -> dict[str, Any]:
     """Return a calibration without the scores, with all warnings and the number of scores of each session."""
     content = calibration.to_json()
     return {
         **{name: value for name, value in content.items() if name not in ("held_out_scores", "held_out_peaks")},
         "verdict": calibration.verdict,
-        "doubts": [*doubts_about(calibration), *map(printable, data_doubts)],
+        "doubts": [*doubts_about(calibration), *map(printable, training_doubts)],
         "sessions": [{"name": session.name, "samples": session.samples} for session in calibration.sessions],
     }
 

@@ -235,7 +235,7 @@ def _show(bundle: Bundle) -> None:
     for name, value in lines.items():
         click.echo(f"{name:<{width}}  {value}")
     remedy = f"cmdiad-threshold {in_shell(bundle.path)} --good DIR"
-    for warning in (*warnings_about(calibration, remedy), *map(printable, bundle.data_doubts)):
+    for warning in (*warnings_about(calibration, remedy), *map(printable, bundle.training_doubts)):
         say(f"warning: {warning}")
     if area is not None and area.counter_evidence:
         say(f"warning: {printable(doubt(area))}")

@@ -97,21 +97,22 @@ def test_rate_is_recomputed_from_the_held_out_scores(bundle: Path) -> None:
     assert f"exported with     score {before['calibration']['score_threshold']:.6g}" in ended.out
 
 
-def test_every_command_repeats_the_warning_about_near_copies(bundle: Path, tmp_path: Path) -> None:
-    """The warning ends when the threshold also uses scores of another session."""
-    series = "20 good samples make up 5 series"
-    rewrite_manifest(bundle, lambda m: m["provenance"]["data"].update(series=series))
+def test_every_command_repeats_the_warnings_of_the_training(bundle: Path, tmp_path: Path) -> None:
+    """The warning about near copies ends when the threshold also uses scores of another session."""
+    series, weak = "20 good samples make up 5 series", "Only 1 of 8 held-out samples exceed the threshold"
+    rewrite_manifest(bundle, lambda m: m["provenance"]["data"].update(series=series, not_separated=weak))
     for commanded in ((cli, bundle), (run_cli.cli, bundle, tmp_path)):
-        assert f"warning: {series}\n" in command(*commanded).err
+        assert f"warning: {series}\nwarning: {weak}\n" in command(*commanded).err
     doubts = json.loads(command(info_cli, bundle, "--json").out)["threshold"]["doubts"]
-    assert series in doubts
+    assert doubts[-2:] == [series, weak]
     days = [
         SessionScores(Session(name, 40, tuple(f"{seed:08x}{i:08x}" for i in range(40))), tuple(SCORES), tuple(PEAKS))
         for seed, name in enumerate((TRAINING, "tuesday"))
     ]
     calibration = replace(calibrate_sessions(days, 0.05), verdict="map")
     rewrite_manifest(bundle, lambda m: m.update(calibration=calibration.to_json()))
-    assert series not in command(cli, bundle).err
+    err = command(cli, bundle).err
+    assert series not in err and f"warning: {weak}\n" in err
 
 
 def test_rate_that_the_samples_do_not_support_is_set_with_a_warning(bundle: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cmdiad_runtime.bundle.threshold import calibrate
+from cmdiad_runtime.cli.summaries import summary_of_run
 from cmdiad_train.fit.fit import fit
 from cmdiad_train.fit.separation import MOST_SAMPLES, not_separated
 from cmdiad_train.recipe import Recipe
@@ -48,8 +49,12 @@ def test_training_warns_in_one_line(data: Path, tmp_path: Path, recipe: Recipe, 
     reporter = RecordingReporter()
     record = fit(data, None, recipe, tmp_path / "run", reporter)
     lines = [line for line in reporter.lines if "artificial defect" in line]
-    assert len(lines) == warned and not any("\n" in line for line in lines)
+    assert lines == ([f"warning: {record.not_separated}."] if warned else [])
+    assert bool(record.not_separated) == warned and "\n" not in record.not_separated
     assert len(record.data.held_out) < MOST_SAMPLES
     again = RecordingReporter()
     fit(data, None, recipe, tmp_path / "run", again)
-    assert again.lines == [], "a finished training does no work"
+    assert again.lines == lines, "a finished training repeats its warning and does no work"
+    assert again.steps == []
+    doubts = summary_of_run(tmp_path / "run")["threshold"]["doubts"]
+    assert [doubt for doubt in doubts if "artificial defect" in doubt] == ([record.not_separated] if warned else [])

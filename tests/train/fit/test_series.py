@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cmdiad_runtime.cli.summaries import summary_of_run
 from cmdiad_train.detectors.bank.fitting import calibration
 from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.runs.record import read_record
@@ -47,6 +48,8 @@ def test_series_that_stay_in_the_banks_are_reported_and_recorded(
     assert len({name[-1] for name in record.series.example}) == 1
     assert read_record(run) == record
     assert json.loads((run / "run.json").read_text())["series"]["count"] == 5
+    shown = "20 good samples make up 5 series of images that hardly differ; the same cmdiad-train command names one"
+    assert summary_of_run(run)["threshold"]["doubts"][-1] == f"{shown} of them"
     again = RecordingReporter()
     assert fit(data, "gear", tiny_recipe(series=series), run, again, FitOptions(test=False)) == record
     assert again.lines == [f"warning: {record.series.warning}."], "a finished run repeats its warning"

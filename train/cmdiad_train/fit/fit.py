@@ -139,8 +139,8 @@ def _say_finished(run: Path, record: RunRecord, options: EnvelopeOptions, report
             f"--envelope-rate {envelope.false_alarm_rate:g}, switched off: {', '.join(envelope.off) or 'none'}. "
             "To change them, choose another --out, or use cmdiad-threshold --ignore-check on the bundle."
         )
-    if record.series is not None:
-        reporter.say(f"warning: {record.series.warning}.")
+    for warning in record.warnings:
+        reporter.say(f"warning: {warning}.")
     good = [sample for sample in record.left_out if sample.split != "test"]
     if good:
         reporter.say(
@@ -169,8 +169,9 @@ def _train(
     calibration = _calibrated(record, splits, samples, (scores, peaks))
     save_calibration(run, calibration)
     tampered = scores_of_tampered(fitted.detector, record.recipe.verdict, by_part, samples, reporter)
-    if warning := not_separated(tampered, calibration):
-        reporter.say(warning)
+    record = replace(record, not_separated=not_separated(tampered, calibration))
+    if record.not_separated:
+        reporter.say(f"warning: {record.not_separated}.")
     metrics, not_inspected = figures_on_test_split(fitted.detector, record, splits, calibration, reporter)
     left_out = (*(sample for sample in splits.left_out if sample.split != "test"), *not_inspected)
     record = replace(record, status="complete", provenance=fitted.provenance, metrics=metrics, left_out=left_out)

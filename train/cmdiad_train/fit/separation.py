@@ -45,12 +45,14 @@ def scores_of_tampered(
 def not_separated(tampered: Sequence[float], calibration: Calibration) -> str:
     """Return why a detector does not tell obvious artificial defects from good parts, or "" if it does.
 
+    The text has no full stop at its end.
+
     Args:
         tampered: Deciding scores of tampered copies of held-out samples.
         calibration: Thresholds, and scores of the held-out samples.
     """
     if not tampered:
-        return "No artificial defect could be shown to the detector, so nothing is known about what it detects."
+        return "No artificial defect could be shown to the detector, so nothing is known about what it detects"
     rejected = sum(not score <= calibration.score_threshold for score in tampered)  # not a number is never OK
     if rejected >= LEAST_REJECTED * len(tampered):
         return ""
@@ -59,5 +61,5 @@ def not_separated(tampered: Sequence[float], calibration: Calibration) -> str:
         f"Only {rejected} of {len(tampered)} held-out samples with an obvious artificial defect exceed the threshold "
         f"(scores {min(tampered):.4g} to {max(tampered):.4g}, good samples {min(good):.4g} to {max(good):.4g}). The "
         "detector is not trained enough or does not suit these parts. Train with more epochs, with another family or "
-        "with better features."
+        "with better features"
     )

@@ -135,6 +135,8 @@ class RunRecord:
         series: Series of near copies among the good samples, or None. The field is in the file only with a value.
         partner: Preprocessing of the images of a second sensor, which only training reads, or None. The field is in the
             file only with a value.
+        not_separated: Warning that the detector does not detect obvious artificial defects, or "". The field is in the
+            file only with a value.
 
     Raises:
         RecordError: A value has the wrong kind, or contradicts the recipe.
@@ -156,6 +158,7 @@ class RunRecord:
     inspected_area: InspectedArea | None = None
     series: Series | None = None
     partner: Preprocessing | None = None
+    not_separated: str = ""
 
     def __post_init__(self) -> None:
         for name, kind in _PARTS.items():
@@ -181,6 +184,7 @@ class RunRecord:
             require_instance(self, "series", Series)
         if self.partner is not None:
             require_instance(self, "partner", Preprocessing)
+        require(isinstance(self.not_separated, str), self, "not_separated", "a warning as text")
         self._check_agreement()
 
     def _check_agreement(self) -> None:
@@ -207,6 +211,12 @@ class RunRecord:
         require(own == expected, self, "partner", "image, view and size of the recipe")
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return the warnings of the training, each without the word "warning" and a full stop."""
+        series = "" if self.series is None else self.series.warning
+        return tuple(text for text in (series, self.not_separated) if text)
+
+    @property
     def asked(self) -> Recipe:
         """Return the recipe of the command line, before a view was chosen."""
         foreground = self.recipe.foreground or self.view.whole_cloud
@@ -214,7 +224,7 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        optional = ("envelope", "left_out", "inspected_area", "series", "partner")
+        optional = ("envelope", "left_out", "inspected_area", "series", "partner", "not_separated")
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in optional}
         left_out = [sample.to_json() for sample in self.left_out]
         area = {} if self.inspected_area is None else {"inspected_area": self.inspected_area.to_json()}
@@ -231,6 +241,7 @@ class RunRecord:
             **area,
             **({} if self.series is None else {"series": self.series.to_json()}),
             **({} if self.partner is None else {"partner": self.partner.to_json()}),
+            **({"not_separated": self.not_separated} if self.not_separated else {}),
         }
 
     @staticmethod
