@@ -17,7 +17,7 @@ from cmdiad_runtime.printable import printable
 from cmdiad_runtime.support.command_line import CommandGroup, option_group
 
 if TYPE_CHECKING:
-    from cmdiad_line.recipes.store import ImportOptions
+    from cmdiad_line.recipes.store import ImportOptions, RecipeStore
 
 HELP = """Recipes of the station STATE: bundles by digest, each for one product.
 
@@ -67,6 +67,17 @@ def add_recipe(
     noted = {"bundle_digest": added.bundle_digest, **details}
     note_change(state, present_user(), "recipe-added", added.recipe_id, noted)
     click.echo(f"{added.recipe_id}: {printable(added.bundle_name)}, {added.modality}, digest {added.bundle_digest}")
+    for doubt in _doubts(store, added.recipe_id):
+        click.echo(f"warning: {doubt}", err=True)
+
+
+def _doubts(store: RecipeStore, recipe_id: str) -> list[str]:
+    """Return the reasons why a recipe may let defects pass: doubts about its threshold, and those of the training."""
+    from cmdiad_runtime.bundle.threshold import adjusted
+    from cmdiad_runtime.cli.threshold_text import doubts_about
+
+    bundle = adjusted(store.verify(recipe_id), score=store.recipe(recipe_id).threshold)
+    return [*doubts_about(bundle.calibration), *map(printable, bundle.training_doubts)]
 
 
 def activate_recipe(state: Path, recipe_id: str, place: Path | None = None) -> None:

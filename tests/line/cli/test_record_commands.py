@@ -15,6 +15,7 @@ from cmdiad_line.records.reading import RecordReader
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.support.lock import lock_folder
 from graphs import tiny_bundle
+from helpers import rewrite_manifest
 from record_rows import a_record, a_rejected
 from stations import write_station_file
 
@@ -93,6 +94,17 @@ def test_export_of_a_running_station_with_pictures(tmp_path, state):
     with lock_folder(state):
         code, output = run("export", state, "--out", tmp_path / "out", "--format", "pictures")
     assert (code, "2 results" in output) == (0, True)
+
+
+def test_adding_a_recipe_repeats_what_speaks_against_its_verdicts(tmp_path, state, bundle):
+    weak = "Only 1 of 8 held-out samples with an obvious artificial defect exceed the threshold"
+    other = tiny_bundle(tmp_path / "other.cmdiad", name="other")
+    rewrite_manifest(other, lambda m: m.update(provenance={"data": {"not_separated": weak}}))
+    unrecorded = "warning: the held-out scores are not recorded"
+    assert unrecorded in run("recipe", "add", state, bundle, "--id", "gear")[1]
+    by_hand = run("recipe", "add", state, bundle, "--id", "gear-2", "--threshold", "5")[1]
+    assert unrecorded not in by_hand, "doubts are those about the threshold of the recipe"
+    assert f"warning: {weak}\n" in run("recipe", "add", state, other, "--id", "bolt")[1]
 
 
 def test_recipes_by_commands(tmp_path, state, bundle):
