@@ -253,6 +253,33 @@ def test_damaged_second_image_is_left_out_by_name(own_pairs: Path, tmp_path: Pat
     assert "infrared/002.png" in record.left_out[0].message
 
 
+def test_copies_and_links_of_the_inspected_image_are_no_second_images(own_pairs: Path, tmp_path: Path) -> None:
+    rgb = images(own_pairs, "rgb")
+    thermal = rgb[0].parent.with_name("thermal")
+    thermal.mkdir()
+    for path in rgb[1:]:
+        Image.fromarray(255 - read_rgb(path)).save(thermal / path.name)
+    shutil.copy(rgb[0], thermal)
+    record = fit(own_pairs, None, pair_recipe(partner="thermal"), tmp_path / "one")
+    assert [(sample.name, sample.reason) for sample in record.left_out] == [("train/good/000", "unsupported")]
+    assert "thermal/000.png: found the pixels of" in record.left_out[0].message
+    shutil.rmtree(thermal)
+    thermal.symlink_to("rgb")
+    options = ("--partner", "thermal", *OPTIONS)
+    ended = command(train_cli, own_pairs, *options, "--view", "sensor", "--out", tmp_path / "all")
+    assert_refused(ended, 7, "thermal/000.png", "which is inspected", "--partner")
+    assert not (tmp_path / "all/run.json").exists()
+
+
+def test_copies_of_one_second_image_are_refused(own_pairs: Path, tmp_path: Path) -> None:
+    first, *others = images(own_pairs)
+    for path in others:
+        shutil.copy(first, path)
+    options = ("--partner", "infrared", *OPTIONS)
+    ended = command(train_cli, own_pairs, *options, "--view", "sensor", "--out", tmp_path / "run")
+    assert_refused(ended, 7, "infrared images", "training samples with the same pixels", "--partner")
+
+
 def test_images_in_folders_without_a_name_are_no_pairs(tmp_path: Path) -> None:
     """In such a folder all images are those of `--modality`, so the same files would be both."""
     for number in range(8):
@@ -466,14 +493,15 @@ def test_inspected_image_alone_chooses_the_view_of_registered_pairs(dark_pairs: 
 
 
 def test_features_of_registered_pairs_are_of_the_same_places(data: Path, tmp_path: Path) -> None:
-    """Copies of the inspected images have the same principal components; turned copies, whose part is found, do not."""
+    """Images like the inspected ones have their principal components; turned images, whose part is found, do not."""
     bases = {}
     for turn in (0, 2):
         own, run = Path(shutil.copytree(data, tmp_path / f"data-{turn}")), tmp_path / f"run-{turn}"
         (own / "gear/train/good/albedo").mkdir()
         for path in images(own, "rgb"):
-            turned = np.rot90(read_rgb(path), turn)
-            Image.fromarray(turned.copy()).save(path.parent.with_name("albedo") / path.name)
+            turned = np.rot90(read_rgb(path), turn).copy()
+            turned[0, 0, 0] ^= 1  # outside of the part; a copy of the inspected image is refused
+            Image.fromarray(turned).save(path.parent.with_name("albedo") / path.name)
         fit(own, None, pair_recipe(partner="albedo", registered=True, view="part"), run)
         bases[turn] = [load_tensors(run / f"projection-{source}.safetensors")["basis"] for source in ("rgb", "partner")]
     assert torch.equal(*bases[0])

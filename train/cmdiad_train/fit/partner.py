@@ -19,6 +19,7 @@ from cmdiad_runtime.preprocess.views.strategy import check_contrast
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, LeftOut, SampleFiles, data_colour
+from cmdiad_train.datasets.identical import refusal_of_copies
 from cmdiad_train.datasets.left_out import MOST_UNUSABLE
 from cmdiad_train.detectors.family import Family, FitContext
 from cmdiad_train.fit.preparing import find_part
@@ -168,7 +169,7 @@ class PartnerImages:
             reporter: Receiver of progress and lines.
 
         Raises:
-            RunError: Too many samples are left out, or too few remain.
+            RunError: Too many samples are left out, too few remain, or all second images are copies of one image.
         """
         inspection, own = seen
         mains = {image: files for files, image in splits.partners.items()}
@@ -179,13 +180,22 @@ class PartnerImages:
         self.samples.prepare_with(lambda _: own, own, (), *([cut_out] if self._follow(inspection) else []))
 
         def prepare(files: SampleFiles) -> InputError | None:
-            error = self.samples.try_prepare(splits.partners[files])
-            if error is not None or (own.view != "sensor" and not self.registered):
+            image = splits.partners[files]
+            if error := self.samples.try_prepare(image):
                 return error
-            sizes = (main.conditions(files, inspection).size, self.samples.conditions(splits.partners[files], own).size)
-            return None if _same_aspect(*sizes) else _other_aspect(splits.partners[files], sizes, self.registered)
+            shown, other = main.conditions(files, inspection), self.samples.conditions(image, own)
+            if shown.content == other.content:
+                return _same_picture(image, files)
+            sizes = shown.size, other.size
+            by_place = own.view == "sensor" or self.registered
+            return _other_aspect(image, sizes, self.registered) if by_place and not _same_aspect(*sizes) else None
 
-        return screen(splits, category, (f"prepare {self.name} images", prepare), reporter, splits.train)
+        screened = screen(splits, category, (f"prepare {self.name} images", prepare), reporter, splits.train)
+        contents = [self.samples.conditions(screened.partners[files], own).content for files in screened.train]
+        action = f"Record the {self.name} image of each part, or leave out --partner"
+        if refusal := refusal_of_copies(f"{self.name} images", contents, action=action):
+            raise refusal
+        return screened
 
     def context(self, main: FitContext, splits: Splits, own: Preprocessing) -> FitContext:
         """Return a training as the second sensor sees it."""
@@ -248,6 +258,16 @@ def pairs_text(main: str, partner: str, view: ViewName, registered: bool) -> str
 def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
     across, down = one[0] * other[1], one[1] * other[0]
     return abs(across - down) <= _MOST_STRETCH * max(across, down)
+
+
+def _same_picture(image: SampleFiles, main: SampleFiles) -> InputError:
+    return InputError(
+        str(image.rgb),
+        found=f"the pixels of {main.rgb}, which is inspected",
+        expected="the image of another sensor, because training predicts its features from the inspected image",
+        action="Replace the copy or the link by the image of the second sensor, or leave out --partner",
+        reason="unsupported",
+    )
 
 
 def _other_aspect(files: SampleFiles, sizes: tuple[tuple[int, int], tuple[int, int]], registered: bool) -> InputError:
