@@ -71,8 +71,8 @@ class PartFinder:
             path: Image or cloud; need not exist, because reading reports an absent file.
 
         Raises:
-            InputError: The part has another file in a format that cmdiad does not read, or a second cloud, which would
-                be inspected in place of the named one.
+            InputError: The part has another file in a format that cmdiad does not read or in a folder in other letter
+                case, or a second cloud, which would be inspected in place of the named one.
             OSError: The folder of the other file cannot be searched.
         """
         is_cloud = modality_of(path) == "xyz"
@@ -87,8 +87,8 @@ class PartFinder:
         """Raise InputError if the modality that seems absent is there under a name that the readers do not take."""
         missing: Modality = "rgb" if modality == "xyz" else "xyz"
         own = folder_of(path)
-        in_layout = own.name in MODALITY_FOLDERS[modality]
-        folders = [own.with_name(name) for name in MODALITY_FOLDERS[missing]] if in_layout else [path.parent]
+        in_layout = own.name.lower() in MODALITY_FOLDERS[modality]
+        folders = self._spellings(own.parent, MODALITY_FOLDERS[missing]) if in_layout else [path.parent]
         suffixes = (MODALITY_SUFFIXES if in_layout else MIXED_SUFFIXES)[missing]
         for folder in folders:
             for file in self._with_stem(folder, path.stem):
@@ -96,11 +96,19 @@ class PartFinder:
                 if of_part and file != path and not is_folder(file):
                     raise InputError(
                         path,
-                        found=f"the file {file} of the same part, in a format that is not read",
-                        expected="the other modality in a readable format, or no such file if this part lacks it",
-                        action="convert the file, or move it away if it is no picture or cloud of the part",
+                        found=f"the file {file} of the same part, which is not read because of its format, or because "
+                        "upper and lower case of the two names or folders do not fit",
+                        expected="the other modality in a readable format, under the same name and, if there are "
+                        "folders, in one named in lower case, or no such file if this part lacks it",
+                        action="convert or rename file and folder, or move the file away if it is no picture or cloud "
+                        "of the part",
                         reason="unsupported",
                     )
+
+    def _spellings(self, parent: Path, names: Sequence[str]) -> list[Path]:
+        """Return the folders of these names, whether they exist or not, and existing ones in other letter case."""
+        other = [entry for name in names for entry in self._with_stem(parent, name) if entry.name.lower() == name]
+        return list(dict.fromkeys((*(parent / name for name in names), *other)))
 
     def _with_stem(self, folder: Path, stem: str) -> Sequence[Path]:
         try:

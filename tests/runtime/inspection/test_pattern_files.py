@@ -98,9 +98,13 @@ def test_file_that_cannot_be_used_is_not_absent(tmp_path: Path, broken: str) -> 
         ("0.png", "0.stl"),
         ("0.png", "0.Ply"),
         ("0.ply", "0.heic"),
+        ("RGB/0.png", "XYZ/0.tiff"),
+        ("XYZ/0.tiff", "RGB/0.png"),
+        ("rgb/0.png", "Depth/0.tiff"),
+        ("RGB/0.png", "xyz/0.ply"),
     ],
 )
-def test_other_file_in_a_format_that_is_not_read_is_no_absent_modality(tmp_path: Path, part: str, other: str) -> None:
+def test_other_file_that_is_not_read_is_no_absent_modality(tmp_path: Path, part: str, other: str) -> None:
     touch(tmp_path, part, other)
     with pytest.raises(InputError, match=Path(other).name) as raised:
         PartFinder().files_of(tmp_path / part)
