@@ -94,10 +94,10 @@ def trained_with_text(partner: str, inspected: str) -> str:
 
 
 def foreign_folder(folder: str, image_modality: str) -> bool:
-    """Return True if a folder's name states that the files in it are of another modality than the image.
+    """Return True if a folder's name, in any letter case, states that its files are of another modality than the image.
 
     No folder is foreign to detectors of the camera (`rgb`) and the 3D sensor: bundles of earlier versions inspect files
     in a folder `thermal` as those in any other folder.
     """
-    own = folders_of("rgb", image_modality)
-    return image_modality != "rgb" and folder in SAMPLE_FOLDERS and folder not in own
+    own, name = folders_of("rgb", image_modality), folder.lower()
+    return image_modality != "rgb" and name in SAMPLE_FOLDERS and name not in own

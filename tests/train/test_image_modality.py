@@ -98,11 +98,12 @@ def test_inspection_reads_nothing_of_the_camera(inspected: Inspected, tmp_path: 
 
 
 @pytest.mark.failure_mode("A camera's image for an infrared detector")
-def test_camera_images_are_never_taken_for_infrared(inspected: Inspected, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["rgb", "RGB"])
+def test_camera_images_are_never_taken_for_infrared(inspected: Inspected, tmp_path: Path, folder: str) -> None:
     source = next((inspected.data / "gear/test/good/infrared").glob("*.png"))
-    (tmp_path / "rgb").mkdir()
-    shutil.copy(source, tmp_path / "rgb" / "000.png")  # even with the right pixels, the folder says otherwise
-    for named in (tmp_path / "rgb/000.png", tmp_path):
+    (tmp_path / folder).mkdir()
+    shutil.copy(source, tmp_path / folder / "000.png")  # even with the right pixels, the folder says otherwise
+    for named in (tmp_path / folder / "000.png", tmp_path):
         out = tmp_path / f"out-{named.name}"
         ended = command(run_cli, inspected.bundle, named, "--output", out)
         assert ended.code == 3, ended.err
