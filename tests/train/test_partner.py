@@ -104,6 +104,7 @@ def test_bundle_inspects_without_the_second_image(
     trained = command(train_cli, own_pairs, *options, "--out", run)
     assert trained.code == 0, trained.err
     assert f"in {main} is paired with the same place" in trained.err
+    assert f"extract {main} features" in trained.err
     exported = command(export_cli, run, "--precision", precision, "--out", bundle)
     assert exported.code == 0, exported.err
     note = f"{partner} images of the same parts; inspection needs {main} alone"

@@ -197,7 +197,8 @@ class _Extraction:
         stored = []
         for i, files in enumerate(self.samples):
             stored.append(self.one(files))
-            self.context.reporter.step(f"extract {self.source} features", i + 1, len(self.samples))
+            named = self.training.recipe.image_modality if self.source == "rgb" else self.source
+            self.context.reporter.step(f"extract {named} features", i + 1, len(self.samples))
         self.features.cpu()
         return stored
 
