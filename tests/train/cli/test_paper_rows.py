@@ -72,6 +72,7 @@ def test_seed_and_rate_stay_open(store: Path) -> None:
     ("arguments", "words"),
     [
         (("--modality", "rgb"), "sets --modality xyz"),
+        (("--modality", "infrared"), "sets --modality xyz"),
         (("--mode", "default"), "sets --mode faithful"),
         (("--rgb-mask", "none"), "sets --rgb-mask cloud"),
         (("--distil-on", "bagel"), "sets --distil-on all"),

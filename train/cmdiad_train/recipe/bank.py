@@ -295,7 +295,7 @@ class BankRecipe:
             (partner != recipe.image_modality, f"another image than {recipe.image_modality}, which is inspected"),
             (
                 self.hallucination == "f2f" and self.mode == "default",
-                "none, except for the hallucination f2f in the mode default",
+                "none, or --hallucination f2f in the mode default",
             ),
             (not self.distillation.categories, "none with --distil-on, because pairs are of one category"),
             (recipe.parts == 1, "none with --parts, because parts of two images are not assigned to each other"),

@@ -80,6 +80,7 @@ def check_row(options: Mapping[str, Any], family_options: tuple[click.Option, ..
     own = {str(option.name) for option in family_options} - _FREE
     for option in sorted(own | set(values)):
         if option in options and options[option] != values.get(option):
+            option = "modality" if option == "image_modality" else option  # noqa: PLW2901 - one option sets both
             text = option.replace("_", "-").removesuffix("-kind")
             expected = f"sets --{text} {values[option]}" if values.get(option) is not None else f"leaves --{text} unset"
             raise click.UsageError(f"--paper {name} {expected}, as in the paper. Leave out --{text} or --paper.")
