@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ LONGEST_FIRST = (
     "tests/studies/test_compare.py",
 )
 """Files that start first, so that no worker is left with minutes of work when the others have ended."""
+COVERING = ("tests/runtime/", "tests/property/", "tests/examples/")
+"""Folders whose tests count for the coverage of the runtime."""
 Trained = Callable[..., Path]
 Exported = Callable[..., Path]
 Make = Callable[[Path], object]
@@ -92,7 +95,8 @@ def made_once(folder_of_suite: Path) -> Once:
             if not folder.exists():
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.parent.mkdir(exist_ok=True)
-                make(unfinished)
+                with _not_covered():
+                    make(unfinished)
                 unfinished.rename(folder)
         return folder
 
@@ -305,6 +309,30 @@ def same_threads() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch and threads is not None:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _not_covered() -> Iterator[None]:
+    """Pause the measurement of coverage (--cov), which makes an export almost twice as slow."""
+    coverage = sys.modules.get("coverage")
+    running = coverage.Coverage.current() if coverage else None
+    if running is None:
+        yield
+        return
+    running.stop()
+    try:
+        yield
+    finally:
+        running.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Measure coverage in the tests of the runtime only."""
+    if _file(item).startswith(COVERING):
+        return (yield)
+    with _not_covered():
+        return (yield)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
