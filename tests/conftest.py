@@ -116,6 +116,23 @@ def own_copy(made_once: Once, tmp_path_factory: pytest.TempPathFactory) -> Once:
     return copied
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_exports(folder_of_suite: Path) -> Iterator[None]:
+    """Let torch export equal detectors once for all workers; see `kept_exports.kept`."""
+    if "torch" not in sys.modules or "onnx_ir" not in sys.modules:
+        yield
+        return
+    import torch
+
+    from kept_exports import kept
+
+    folder = folder_of_suite / "exports"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", kept(torch.onnx.export, folder))
+        yield
+
+
 @pytest.fixture(scope="session")
 def data(made_once: Once) -> Path:
     """A synthetic data set of one category, `gear`. Tests that change the files take `own_data`."""

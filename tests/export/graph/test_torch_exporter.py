@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from onnxscript import rewriter
 from onnxscript.rewriter import RewriteRule
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -15,6 +16,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from cmdiad_export.graph.exporter import export_graph
 from cmdiad_export.graph.torch_exporter import _last_operator, speed_up_torch_exporter
 from cmdiad_train.runs.run import load_run
+from kept_exports import kept
 
 
 def test_graphs_are_those_of_the_unchanged_exporter(
@@ -27,8 +29,14 @@ def test_graphs_are_those_of_the_unchanged_exporter(
     monkeypatch.setattr(RewriteRule, "try_rewrite", fast.__wrapped__)
     cached: Any = ONNXRegistry.from_torchlib
     monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cached.__wrapped__))
+    shared: Any = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", kept(shared.__wrapped__, tmp_path))
     export_graph(run.detector, inputs, tmp_path / "usual.onnx")
     assert graph.read_bytes() == (tmp_path / "usual.onnx").read_bytes()
+    # The tests keep graphs of equal detectors.
+    monkeypatch.setattr(torch.export, "export", None)
+    export_graph(load_run(trained("rgb", "f2f")).detector, inputs, tmp_path / "again.onnx")
+    assert graph.read_bytes() == (tmp_path / "again.onnx").read_bytes()
 
 
 def test_a_rule_is_tried_on_its_last_operator_only(monkeypatch: pytest.MonkeyPatch) -> None:
