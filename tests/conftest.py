@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,7 +68,13 @@ LONGEST_FIRST = (
     "tests/studies/test_compare.py",
 )
 """Files that start first, so that no worker is left with minutes of work when the others have ended."""
-COVERING = ("tests/runtime/", "tests/property/", "tests/examples/")
+COVERING = (
+    "tests/runtime/",
+    "tests/property/",
+    "tests/examples/",
+    "tests/line/station_file/",  # TOML files of the runtime.
+    "tests/fleet/manifest/",
+)
 """Folders whose tests count for the coverage of the runtime."""
 Trained = Callable[..., Path]
 Exported = Callable[..., Path]
@@ -344,7 +350,7 @@ def _not_covered() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Measure coverage in the tests of the runtime only."""
     if _file(item).startswith(COVERING):
         return (yield)
