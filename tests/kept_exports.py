@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import onnx_ir as ir
@@ -60,10 +60,25 @@ def _key(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...], options: dict
 
 
 def _code(model: torch.nn.Module) -> set[str]:
-    """Return names and code of all methods of the modules, which a test may have replaced."""
+    """Return names, code and captured values of all methods of the modules, which a test may have replaced."""
     classes = {cls for module in model.modules() for cls in type(module).__mro__ if not _is_of_torch(cls)}
     methods = [method for cls in classes for method in vars(cls).values() if isinstance(method, FunctionType)]
-    return {f"{method.__module__}.{method.__qualname__} {method.__code__.co_code.hex()}" for method in methods}
+    return {
+        f"{method.__module__}.{method.__qualname__} {_content(method.__code__)} {_captured(method)}"
+        for method in methods
+    }
+
+
+def _content(code: CodeType) -> tuple[Any, ...]:
+    """Return instructions, names and constants, with those of functions inside."""
+    constants = [_content(value) if isinstance(value, CodeType) else value for value in code.co_consts]
+    return code.co_code, code.co_names, constants
+
+
+def _captured(method: FunctionType) -> list[Any]:
+    """Return the default values and the variables of a method from around it, without functions and classes."""
+    values = [cell.cell_contents for cell in method.__closure__ or ()]
+    return [value for value in (*values, *(method.__defaults__ or ())) if not callable(value)]
 
 
 def _is_of_torch(cls: type) -> bool:

@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 import torch
 from onnxscript import rewriter
 from onnxscript.rewriter import RewriteRule
+from torch import nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from cmdiad_export.graph.exporter import export_graph
@@ -37,6 +39,42 @@ def test_graphs_are_those_of_the_unchanged_exporter(
     monkeypatch.setattr(torch.export, "export", None)
     export_graph(load_run(trained("rgb", "f2f")).detector, inputs, tmp_path / "again.onnx")
     assert graph.read_bytes() == (tmp_path / "again.onnx").read_bytes()
+
+
+class Product(nn.Module):
+    """A module whose method the next test replaces."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values * 2
+
+
+def product_with(factor: int) -> Callable[..., torch.Tensor]:
+    return lambda self, values: values * factor
+
+
+REPLACED: dict[str, Callable[..., torch.Tensor]] = {
+    "constant": lambda self, values: values * 3,
+    "another constant": lambda self, values: values * 4,
+    "captured value": product_with(3),
+    "another captured value": product_with(4),
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_kept_graph_is_of_the_same_methods(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two methods with the same instructions may differ in a constant or in a variable from around them."""
+    exported: list[nn.Module] = []
+    program = SimpleNamespace(model=ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 20}), ir_version=10))
+
+    def export(model: nn.Module, *_: object) -> SimpleNamespace:
+        exported.append(model)
+        return program
+
+    once = kept(export, tmp_path)
+    for other in (*REPLACED.values(), REPLACED[name]):
+        monkeypatch.setattr(Product, "forward", other)
+        once(Product(), (torch.zeros(1),))
+    assert len(exported) == len(REPLACED)
 
 
 def test_a_rule_is_tried_on_its_last_operator_only(monkeypatch: pytest.MonkeyPatch) -> None:
