@@ -452,7 +452,10 @@ def test_copy_of_the_inspected_image_is_prepared_like_it(dark_pairs: Path, seen:
 def test_registered_image_is_cut_out_with_the_pose_of_the_inspected_one(
     dark_pairs: Path, seen: Preprocessing, pixels: int
 ) -> None:
-    """The pixels of a cut-out ramp, which encode their place, agree with the formula of a rotation."""
+    """The second image is a ramp: the values of a pixel state its column and row.
+
+    Each pixel of the cut-out must have the column and row that the pose of the inspected part gives for its place.
+    """
     assert seen.part is not None
     turns = []
     for path in images(dark_pairs, "rgb"):

@@ -98,7 +98,7 @@ def test_rate_is_recomputed_from_the_held_out_scores(bundle: Path) -> None:
 
 
 def test_every_command_repeats_the_warnings_of_the_training(bundle: Path, tmp_path: Path) -> None:
-    """The warning about near copies ends when the threshold also uses scores of another session."""
+    """Once good parts of a second session set the threshold, the warning about near copies is no longer printed."""
     series, weak = "20 good samples make up 5 series", "Only 1 of 8 held-out samples exceed the threshold"
     rewrite_manifest(bundle, lambda m: m["provenance"]["data"].update(series=series, not_separated=weak))
     for commanded in ((cli, bundle), (run_cli.cli, bundle, tmp_path)):

@@ -49,7 +49,12 @@ class Mean:
 
 
 class SlowMean(Mean):
-    """The same task with a clock that each step moves on by some seconds, the first step by ten times as much."""
+    """The task `Mean` on an artificial clock, on which each step takes a fixed time.
+
+    Args:
+        monkeypatch: Replaces the clock of the training loop.
+        seconds: Time of a step. The first step takes ten times as long.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         super().__init__()

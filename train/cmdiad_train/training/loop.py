@@ -28,7 +28,7 @@ the only one; "even", batches of almost equal size."""
 PACE_STEPS = 3
 """Optimiser steps that are measured before the expected time of a training is reported."""
 LONG_SECONDS = 60.0
-"""The expected time of a shorter training is not reported."""
+"""Shortest expected time that is reported; other trainings end before anybody asks."""
 
 EPOCH_STRIDE = 1_000_003
 """Seeds of two trainings do not share the random draws of an epoch while they differ by less than this many epochs."""

@@ -80,9 +80,9 @@ def check_row(options: Mapping[str, Any], family_options: tuple[click.Option, ..
     own = {str(option.name) for option in family_options} - _FREE
     for option in sorted(own | set(values)):
         if option in options and options[option] != values.get(option):
-            option = "modality" if option == "image_modality" else option  # noqa: PLW2901 - one option sets both
-            text = option.replace("_", "-").removesuffix("-kind")
-            expected = f"sets --{text} {values[option]}" if values.get(option) is not None else f"leaves --{text} unset"
+            passed = "modality" if option == "image_modality" else option  # --modality sets both
+            text, value = passed.replace("_", "-").removesuffix("-kind"), values.get(passed)
+            expected = f"leaves --{text} unset" if value is None else f"sets --{text} {value}"
             raise click.UsageError(f"--paper {name} {expected}, as in the paper. Leave out --{text} or --paper.")
 
 
