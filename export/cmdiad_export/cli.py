@@ -255,11 +255,12 @@ def _export_all(runs: dict[str, Path], folder: Path, suffix: str, export: Callab
 
 
 def _report_of_all(runs: Sequence[Path], bundles: Path) -> str:
-    """Return the command for a report of each category; "" if the runs are of several data sets."""
+    """Return the command for a report of each category; "" if no folder has all categories under their names."""
     from cmdiad_train.runs.record import read_record
 
-    roots = {Path(read_record(run).data.folder).parent for run in runs}
-    if len(roots) != 1:
+    trained = [read_record(run).data for run in runs]
+    roots = {Path(data.folder).parent for data in trained}
+    if len(roots) != 1 or any(Path(data.folder).name != data.category for data in trained):
         return ""
     return f"cmdiad-bench report {in_shell(roots.pop())} {in_shell(bundles)} --category all --out reports"
 
@@ -310,8 +311,19 @@ def _report_threshold(run: Path, out: Path) -> None:
         f"{inspect} PICTURES  # for PICTURES put a folder of new pictures"
         if samples is None
         else f"{inspect} {in_shell(samples)} --output {in_shell(_free(Path('inspected')))}",
-        f"cmdiad-bench report {in_shell(record.data.folder)} {in_shell(out)} --out report",
+        _report_of(record, out),
     )
+
+
+def _report_of(record: RunRecord, out: Path) -> str:
+    """Return the command for a report.
+
+    The record has the real folder of the category. If the category was a link of another name, the folder has another
+    category than the bundle.
+    """
+    folder = Path(record.data.folder)
+    category = "" if folder.name == record.data.category else f" --category {in_shell(folder.name)}"
+    return f"cmdiad-bench report {in_shell(folder)} {in_shell(out)}{category} --out report"
 
 
 def _report_bundle(out: Path, *following: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import data_trees as trees
+from cmdiad_bench.cli import cli as bench
 from cmdiad_export import bundle_writer
 from cmdiad_export import cli as export_cli
 from cmdiad_export.cli import cli
@@ -25,10 +27,11 @@ from cmdiad_runtime.engines import PRECISIONS
 from cmdiad_runtime.support.records import RecordError
 from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.detectors.family import TrainedDetector
+from cmdiad_train.fit.fit import fit
 from cmdiad_train.runs import run as run_module
 from cmdiad_train.runs.record import read_record, write_record
 from cmdiad_train.runs.run import load_run
-from helpers import assert_refused, command, flip_byte, python, truncate
+from helpers import assert_refused, command, flip_byte, python, tiny_recipe, truncate
 
 Cached = Callable[..., Path]
 
@@ -88,6 +91,22 @@ def test_a_placeholder_claims_no_folder_for_results(
     following = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("next: "))
     assert following.endswith(" PICTURES  # for PICTURES put a folder of new pictures")
     assert "--output" not in following
+
+
+def test_the_printed_report_works_for_a_category_that_is_a_link_of_another_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("links").mkdir()
+    Path("links/parts").symlink_to(data / "gear")
+    fit(Path("links"), "parts", tiny_recipe(), Path("runs/parts"))
+    ended = command(cli, "runs/parts", "--out", "parts.cmdiad")
+    assert ended.code == 0, ended.err
+    printed = next(line for line in ended.err.splitlines() if "cmdiad-bench report" in line)
+    report = command(bench, *shlex.split(printed[printed.index("report ") :]))
+    assert report.code == 0, report.err
+    assert Path("report/report.html").exists()
+    assert export_cli._report_of_all([Path("runs/parts")], Path("bundles")) == ""
 
 
 def set_age(run: Path, seconds: int) -> None:
