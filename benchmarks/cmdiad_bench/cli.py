@@ -288,11 +288,12 @@ def paper(
     """Train the rows of the paper's tables on DATA and print the published figures next to the measured ones.
 
     Repeat the command to resume: rows that are finished with the same recipe, data and version of cmdiad are not
-    trained again. Other settings need another --out. A row that fails is named in the table, and the exit code is 7.
-    The traceback of an unforeseen error is in a file that the row names.
+    trained again. Other settings need another --out. The table is written after each training, and names the rows that
+    are missing. A row that fails is named too, and the exit code is 7. The traceback of an unforeseen error is in a
+    file that the row names.
     """
     from cmdiad_bench.paper.published import PUBLISHED
-    from cmdiad_bench.paper.rows import PaperOptions, measure_rows
+    from cmdiad_bench.paper.rows import PaperOptions, Results, measure_rows
     from cmdiad_bench.paper.table import as_markdown, as_text, make_table
     from cmdiad_runtime.support.files import atomic_write, make_folder
     from cmdiad_train.datasets import find_categories
@@ -308,12 +309,16 @@ def paper(
         one.require_outside(out, "a folder outside of the samples")
     machine.torch_device()  # A device that does not exist is one error, not a failure of every row.
     make_folder(out, expected="a writable folder for the table", action="choose another --out")
+
+    def write(results: Results) -> None:
+        table = make_table(results, options.departures)
+        _write(out / "paper.json", table)
+        with atomic_write(out / "paper.md") as temporary:
+            temporary.write_text(as_markdown(table), encoding="utf-8")
+
     reporter = TerminalReporter()
-    table = make_table(measure_rows(data, out, options, reporter), options.departures)
+    table = make_table(measure_rows(data, out, options, reporter, write), options.departures)
     reporter.close()
-    _write(out / "paper.json", table)
-    with atomic_write(out / "paper.md") as temporary:
-        temporary.write_text(as_markdown(table), encoding="utf-8")
     click.echo(as_text(table))
     failed = any("failed" in result for row in table["rows"] for result in row["categories"].values())
     return RunError.exit_code if failed else 0

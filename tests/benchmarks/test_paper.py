@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from cmdiad_bench.cli import cli
 from cmdiad_bench.paper import rows as module
 from cmdiad_bench.paper.published import CLASSES, PUBLISHED
+from cmdiad_bench.paper.rows import FIGURES
 from cmdiad_bench.paper.table import as_markdown, as_text, make_table
 from cmdiad_runtime.errors import RunError
 from cmdiad_train.detectors.registry import family_options
@@ -77,6 +79,33 @@ def test_a_failed_row_is_named_and_tried_again(data: Path, tmp_path: Path, monke
     assert line in ended.out
     assert f"- {line}" in (tmp_path / "paper/paper.md").read_text()
     assert not (tmp_path / "paper/results").exists()
+
+
+def test_an_interruption_leaves_the_table_of_what_is_there(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that an earlier call finished are in the table before the first training, and the others are missing."""
+    out, trained = tmp_path / "paper", iter([0.75, None, 0.5, None])
+    other = "gear: not measured yet. Repeat the command to continue."
+
+    def fit(*_: object) -> SimpleNamespace:
+        value = next(trained)
+        if value is None:
+            raise KeyboardInterrupt
+        return SimpleNamespace(metrics={"samples": 4, **dict.fromkeys(FIGURES, value)})
+
+    def interrupted(*rows: str) -> tuple[dict[str, float], str]:
+        assert paper(data, out, *(part for row in rows for part in ("--row", row))).code == 130
+        table = json.loads((out / "paper.json").read_text())
+        return {row["row"]: row["measured"]["aupro_30"] for row in table["rows"]}, (out / "paper.md").read_text()
+
+    monkeypatch.setattr(module, "fit", fit)
+    measured, text = interrupted("rgb", "xyz")
+    assert measured == {"rgb": 0.75, "xyz": None}
+    assert f"- Missing: xyz, {other}" in text and "Missing: rgb" not in text
+    measured, text = interrupted("xyz", "xyz-f2f", "rgb")
+    assert measured == {"xyz": 0.5, "xyz-f2f": None, "rgb": 0.75}
+    assert f"- Missing: xyz-f2f, {other}" in text and text.count("Missing") == 1
 
 
 @pytest.mark.parametrize("row", ["rgb", "xyz"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from cmdiad_bench.kept_results import (
 )
 from cmdiad_bench.paper.published import PUBLISHED
 from cmdiad_bench.settings import setting_errors
-from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.errors import CmdiadError, RunError
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.cli.train import cli as train_command
@@ -35,6 +35,10 @@ from cmdiad_train.recipe import Recipe
 from cmdiad_train.training.machine import Machine
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
+MISSING = "missing"
+"""Key of the result of a row and category that is not measured yet."""
+Results = dict[str, dict[str, dict[str, Any]]]
+"""Figures (`FIGURES`), the failure (`failed`) or `MISSING` by row and category."""
 _WEIGHTS = ("rgb-weights", "xyz-weights")
 
 
@@ -62,7 +66,9 @@ class PaperOptions:
         }
 
 
-def measure_rows(data: Path, out: Path, options: PaperOptions, reporter: Reporter) -> dict[str, Any]:
+def measure_rows(
+    data: Path, out: Path, options: PaperOptions, reporter: Reporter, write: Callable[[Results], None]
+) -> Results:
     """Train and evaluate every row on every category.
 
     A result is kept in `out/results` with a digest of program, recipe, weights and data, and is used again as
@@ -74,6 +80,7 @@ def measure_rows(data: Path, out: Path, options: PaperOptions, reporter: Reporte
         out: Folder of the table, the results and the runs.
         options: Rows, categories and settings.
         reporter: Receiver of progress.
+        write: Writer of the table, called before the first training and after each one, because all of them take days.
 
     Returns:
         Figures or the failure by row and category.
@@ -89,7 +96,15 @@ def measure_rows(data: Path, out: Path, options: PaperOptions, reporter: Reporte
     jobs = {row: _Row(row, out, options, tuple(everything), reporter) for row in options.rows}
     for job in jobs.values():
         job.require_kept_settings(opened)
-    return {row: {category.name: job.measure(category) for category in opened} for row, job in jobs.items()}
+    results: Results = {
+        row: {category.name: job.kept(category) or {MISSING: True} for category in opened} for row, job in jobs.items()
+    }
+    write(results)
+    for row, job in jobs.items():
+        for category in opened:
+            results[row][category.name] = job.measure(category)
+            write(results)
+    return results
 
 
 class _Row:
@@ -110,6 +125,17 @@ class _Row:
                 file = settings_file(self.out, f"{self.name}-{category.name}")
                 require_kept_settings(self.out, file, f"{self.name}, {category.name}", recipe, category)
 
+    def kept(self, category: Category) -> dict[str, Any] | None:
+        """Return the figures of an earlier call, or None."""
+        file = self._file(category)
+        if not file.exists():
+            return None
+        try:
+            recipe = recipe_of(self.name, self.options, self.everything)
+            return stored_result(file, training_digest(recipe, category, self._joint(recipe)))
+        except (CmdiadError, OSError):  # It is the failure of the row.
+            return None
+
     def measure(self, category: Category) -> dict[str, Any]:
         """Return the figures of a category, or the failure."""
         file = self.out / FAILURES / f"{self.name}-{category.name}.txt"
@@ -118,7 +144,7 @@ class _Row:
     def _measure(self, category: Category) -> dict[str, Any]:
         recipe = recipe_of(self.name, self.options, self.everything)
         digest = training_digest(recipe, category, self._joint(recipe))
-        file = self.out / "results" / f"{self.name}-{category.name}.json"
+        file = self._file(category)
         run = self.out / "runs" / f"{self.name}-{category.name}-{digest[:DIGITS]}"
         result = stored_result(file, digest)
         if result is None:
@@ -137,6 +163,9 @@ class _Row:
         if self._joint(recipe) and self.network is None and run.is_dir():
             self.network = run
         return result
+
+    def _file(self, category: Category) -> Path:
+        return self.out / "results" / f"{self.name}-{category.name}.json"
 
     def _joint(self, recipe: Recipe) -> tuple[str, ...]:
         return family_of(recipe.family).joint_categories(recipe)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cmdiad_bench.paper.published import CLASSES, PUBLISHED, SOURCE
-from cmdiad_bench.paper.rows import FIGURES
+from cmdiad_bench.paper.rows import FIGURES, MISSING
 
 HEADS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30 %"}
 ABSENT = "–"
@@ -16,14 +16,14 @@ def make_table(results: Mapping[str, Mapping[str, Any]], departures: Mapping[str
     """Return the table as JSON-ready values.
 
     Args:
-        results: Result of `measure_rows`.
+        results: Result of `measure_rows`, which may be incomplete.
         departures: Settings that depart from the paper.
     """
     categories = list(next(iter(results.values()), {}))
     rows = []
     for name, row in results.items():
         published = PUBLISHED[name]
-        complete = all("failed" not in result for result in row.values())
+        complete = not any("failed" in result or MISSING in result for result in row.values())
         rows.append(
             {
                 "row": name,
@@ -71,7 +71,20 @@ def _remarks(table: Mapping[str, Any]) -> list[str]:
         for category, result in row["categories"].items()
         if "failed" in result
     ]
-    return [f"Published: {table['source']}.", *table["notes"], *failures]
+    return [f"Published: {table['source']}.", *table["notes"], *failures, *_missing(table)]
+
+
+def _missing(table: Mapping[str, Any]) -> list[str]:
+    """Return a line for each row that is not measured yet on some categories."""
+    missing = {
+        row["row"]: [category for category, result in row["categories"].items() if MISSING in result]
+        for row in table["rows"]
+    }
+    return [
+        f"Missing: {row}, {', '.join(categories)}: not measured yet. Repeat the command to continue."
+        for row, categories in missing.items()
+        if categories
+    ]
 
 
 def _notes(categories: Sequence[str], departures: Mapping[str, str]) -> list[str]:
