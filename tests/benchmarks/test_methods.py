@@ -135,6 +135,26 @@ def test_a_method_without_a_bundle_keeps_the_figures_of_the_detector(
     assert (row["exported"], row["MB"]) == ("no", "–")
 
 
+def test_the_step_that_remains_is_reported(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier call was interrupted after the training, and the next one after the export."""
+    chosen = ("--family", "patchcore", "--modality", "rgb")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def line_of(interrupted_step: str) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(measure, interrupted_step, interrupted)
+            ended = compare(data, tmp_path / "methods", *chosen)
+        assert ended.code == 130
+        (line,) = (line for line in ended.err.splitlines() if line.startswith("patchcore-rgb, gear, seed 0: "))
+        return line.partition(": ")[2]
+
+    assert line_of("write_bundle") == "training"
+    assert line_of("measure_latency") == "exporting, the training is finished"
+    assert line_of("measure_latency") == "measuring, the bundle exists"
+
+
 def fail_for(families: set[str], error: BaseException) -> Any:
     def training(root: Path, category: str, recipe: Any, *_: object) -> None:
         raise error if recipe.family in families else RunError("training", found="no error of a program", action="None")

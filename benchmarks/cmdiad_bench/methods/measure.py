@@ -29,7 +29,7 @@ from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.options import ExportOptions
 from cmdiad_runtime.bundle.manifest_records import GRAPH
 from cmdiad_runtime.engines.graph_file import weights_path
-from cmdiad_runtime.errors import CertificateError, EngineError
+from cmdiad_runtime.errors import CertificateError, EngineError, RunError
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.names import Modality
@@ -40,6 +40,7 @@ from cmdiad_train.datasets import Category
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.evaluation.evaluate import METRICS
 from cmdiad_train.fit.fit import FitOptions, fit
+from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_run
 from cmdiad_train.training.machine import Machine
 
@@ -165,13 +166,19 @@ class _Measurement:
             folder.mkdir(parents=True, exist_ok=True)
         remove_outdated(self.run, self.prefix)
         remove_outdated(self.bundle, self.prefix, self.bundle.suffix)
-        why = outdated_text(self.file, self.digest)
-        self.reporter.say(f"{self.method.name}, {self.category.name}, seed {self.method.recipe.seed}: training{why}")
+        title = f"{self.method.name}, {self.category.name}, seed {self.method.recipe.seed}"
+        self.reporter.say(f"{title}: {self._remaining()}")
         with kept_settings(self.settings_file, self.method.recipe, self.category):
             trained = self._trained()
         measured = {**conditions, **trained, **self._exported()}
         write_json(self.file, measured)
         return measured
+
+    def _remaining(self) -> str:
+        """Return the first step that no earlier call has finished, as text."""
+        if not _is_finished(self.run):
+            return f"training{outdated_text(self.file, self.digest)}"
+        return "measuring, the bundle exists" if self.bundle.exists() else "exporting, the training is finished"
 
     def _trained(self) -> dict[str, Any]:
         """Train, and return the seconds; None if an earlier call has begun the training.
@@ -233,6 +240,14 @@ class _Measurement:
             ),
             "machine": latency["machine"],
         }
+
+
+def _is_finished(run: Path) -> bool:
+    """Return True if the training of a run is finished."""
+    try:
+        return read_record(run).status == "complete"
+    except RunError:
+        return False
 
 
 def _scores(inspected: Inspected) -> list[tuple[str, str, float]]:
