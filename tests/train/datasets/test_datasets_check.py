@@ -18,6 +18,8 @@ from cmdiad_runtime.support.reporter import SILENT
 from cmdiad_train.cli.train import cli as train_command
 from cmdiad_train.datasets.check import Findings, check
 from cmdiad_train.datasets.outlook import DEFAULT_RATE
+from cmdiad_train.fit.partner import pair_samples
+from cmdiad_train.fit.splits import Splits
 from cmdiad_train.recipe import DEFAULT_RECIPE
 
 REAL = golden.SHARED / "data" / "mvtec3d"
@@ -245,6 +247,32 @@ def test_one_sensor_at_test_time_is_no_problem(tmp_path: Path) -> None:
     findings = check_one(tmp_path)
     assert findings.problems == []
     assert findings.counts["test"]["good"] == {"samples": 2, "rgb": 2}
+
+
+def test_pairs_of_images_are_counted_and_samples_without_partner_are_named(tmp_path: Path) -> None:
+    trees.mvtec3d(tmp_path, train=9)
+    for i in (0, 1, 9):
+        trees.picture(tmp_path / f"nut/train/good/ir/{i:03d}.png", 700 + i)
+    for i in range(9):
+        trees.picture(tmp_path / f"nut/train/good/normals/{i:03d}.png", 800 + i)
+    camera, infrared, normals = check(tmp_path, None, SILENT)
+    missing = ", ".join(f"train/good/{i:03d}" for i in range(2, 7)) + " and 2 more"
+    pairs = {
+        findings.category.image: [note for note in findings.notes if "have both" in note]
+        for findings in (camera, infrared, normals)
+    }
+    few = "2 of 10 training samples have both"
+    assert pairs == {
+        "rgb": [],
+        "infrared": [f"{few} rgb and infrared; without infrared: {missing}; without rgb: train/good/009"],
+        "normals": [
+            "9 of 9 training samples have both rgb and normals",
+            f"{few} infrared and normals; without normals: train/good/009; without infrared: {missing}",
+        ],
+    }
+    splits = Splits(camera.category.split("train", ("rgb",)), (), (), {})
+    paired = pair_samples(splits, camera.category, "infrared")
+    assert [files.name for files in paired.train] == ["train/good/000", "train/good/001"], "as training pairs them"
 
 
 def test_notes_on_an_own_folder(tmp_path: Path) -> None:

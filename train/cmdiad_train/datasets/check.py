@@ -34,6 +34,7 @@ from cmdiad_train.datasets.layouts.listing import Listing
 from cmdiad_train.datasets.layouts.visa import table_of
 from cmdiad_train.datasets.left_out import MOST_UNUSABLE
 from cmdiad_train.datasets.outlook import NOTHING, Outlook, outlook_of
+from cmdiad_train.datasets.pairs import pair_notes
 from cmdiad_train.datasets.registry import list_categories, open_category
 from cmdiad_train.datasets.sample_files import SampleFiles, data_colour
 from cmdiad_train.datasets.skipped import skipped_text
@@ -359,6 +360,7 @@ def _notes(
     if skipped := skipped_text(category.folder):
         yield skipped
     yield from listings["train"].notes
+    yield from pair_notes(category)
     if category.prepared:
         yield "prepared by cmdiad-data: the background is removed already, train with --no-foreground"
     if category.layout == "visa" and not table_of(category.folder).is_file():

@@ -21,6 +21,7 @@ from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.datasets import Category, LeftOut, SampleFiles, data_colour
 from cmdiad_train.datasets.identical import refusal_of_copies
 from cmdiad_train.datasets.left_out import MOST_UNUSABLE
+from cmdiad_train.datasets.pairs import partner_images
 from cmdiad_train.detectors.family import Family, FitContext
 from cmdiad_train.fit.preparing import find_part
 from cmdiad_train.fit.samples import KeptFiles, SampleProvider
@@ -36,9 +37,6 @@ _MOST_STRETCH = 0.01
 def pair_samples(splits: Splits, category: Category, partner: str | None) -> Splits:
     """Return the splits with the second image of each training sample. Samples without one are left out.
 
-    Images belong to the same sample if their names are equal. They must lie in a folder of the partner's name, because
-    images in other folders may be those of inspection.
-
     Args:
         splits: Samples of a training.
         category: Category of the data set.
@@ -49,19 +47,18 @@ def pair_samples(splits: Splits, category: Category, partner: str | None) -> Spl
     """
     if partner is None:
         return splits
-    folders = folders_of("rgb", partner)
-    listing = replace(category, image=partner).listing("train", ("rgb",))
-    images = {files.name: files for files in listing.samples if files.rgb and files.rgb.parent.name in folders}
+    images, incomplete = partner_images(category, partner)
     if not images:
+        folders = " or ".join(folders_of("rgb", partner))
         raise RunError(
             category.folder,
             found=f"no {partner} images of the training samples",
-            expected=f"a folder {' or '.join(folders)} with an image for each training sample, of the same name",
+            expected=f"a folder {folders} with an image for each training sample, of the same name",
             action="Add these images, or leave out --partner",
         )
 
     def missing(files: SampleFiles) -> RunError:
-        problem = listing.incomplete.get(files.name)
+        problem = incomplete.get(files.name)
         return problem or RunError(
             files.rgb or category.folder,
             found=f"no {partner} image of this sample",
