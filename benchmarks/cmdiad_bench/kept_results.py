@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +19,9 @@ import cmdiad_train
 from cmdiad_runtime.errors import CmdiadError, OutputError, RunError
 from cmdiad_runtime.preprocess.prepare import needed_modalities
 from cmdiad_runtime.printable import printable
-from cmdiad_runtime.support.files import free_name, sha256_of, write_json
+from cmdiad_runtime.support.files import sha256_of, write_json
 from cmdiad_train.datasets import GOOD, Category, open_category
-from cmdiad_train.fit.other_training import named_differences, other_options
+from cmdiad_train.fit.other_training import free_folder, named_differences, other_options
 from cmdiad_train.recipe import Recipe
 
 DIGITS = 12
@@ -134,7 +133,7 @@ def require_kept_settings(out: Path, file: Path, title: str, recipe: Recipe, cat
         out,
         found=f"results of {title} with another recipe or other data ({named_differences(differences)})",
         expected="the settings and data of the earlier call, or a new folder",
-        action=f"Choose another --out: --out {shlex.quote(printable(free_name(out)))} is free",
+        action=free_folder(out),
     )
 
 

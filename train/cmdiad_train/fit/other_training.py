@@ -30,8 +30,13 @@ def other_training(run: Path, differences: Sequence[str]) -> OutputError:
         run,
         found=f"a run with another recipe or other data (new: {named_differences(differences)})",
         expected="a new folder, or the same training to resume",
-        action=f"Choose another --out: --out {shlex.quote(printable(free_name(run)))} is free",
+        action=free_folder(run),
     )
+
+
+def free_folder(folder: Path) -> str:
+    """Return the advice to choose another folder, which names a free one in a form that a shell accepts."""
+    return f"Choose another --out: --out {shlex.quote(printable(free_name(folder)))} is free"
 
 
 def named_differences(differences: Sequence[str]) -> str:
