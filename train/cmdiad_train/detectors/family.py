@@ -156,6 +156,8 @@ class FitContext:
         reporter: Receiver of progress.
         partner: The same training as a second image sensor sees it: samples with the images of the training parts, and
             their preprocessing; None without such a sensor (`Family.partner`).
+        poses: Sample of inspection that each training image is cut out like, in the training of a second sensor; empty
+            if the images show the part by themselves.
     """
 
     run: Path
@@ -171,6 +173,7 @@ class FitContext:
     taken_over: bool
     reporter: Reporter
     partner: FitContext | None = None
+    poses: Mapping[SampleFiles, SampleFiles] = field(default_factory=dict)
 
     @property
     def kept(self) -> Tensor | None:

@@ -146,6 +146,7 @@ class PartnerImages:
         return replace(inspection, colour=own.colour, image_modality=self.name)
 
     def _follow(self, inspection: Preprocessing) -> bool:
+        """Return True if the images are cut out with the pose of the part in the images of inspection."""
         return self.registered and inspection.view == "part"
 
     def prepare(
@@ -197,7 +198,8 @@ class PartnerImages:
     def context(self, main: FitContext, splits: Splits, own: Preprocessing) -> FitContext:
         """Return a training as the second sensor sees it."""
         images = [splits.partners[files] for files in splits.train]
-        return replace(main, preprocessing=own, train=images, held_out=(), samples=self.samples)
+        poses = dict(zip(images, splits.train, strict=True)) if self._follow(main.preprocessing) else {}
+        return replace(main, preprocessing=own, train=images, held_out=(), samples=self.samples, poses=poses)
 
     def _with_part(self, splits: Splits, category: Category, view: ViewName, reporter: Reporter) -> Splits:
         """Return the splits without samples in whose second image the view finds no part."""

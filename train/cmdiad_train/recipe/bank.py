@@ -345,10 +345,6 @@ class BankRecipe:
         """Return what the hallucinated features are of."""
         return recipe.other if self.partner is None else PARTNER
 
-    def follows(self, recipe: Recipe) -> bool:
-        """Return True if the second image is cut out with the pose of the part in the image of inspection."""
-        return self.registered and recipe.view == "part"
-
     def _stages_of(self, source: Source) -> tuple[int, ...]:
         """Return the stages or layers of an extractor; empty for the last block of a ViT and for points."""
         if source != "xyz":

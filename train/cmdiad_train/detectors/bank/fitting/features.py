@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -175,9 +175,6 @@ class _Extraction:
         self.training, self.features, self.source = training, features, source
         self.modality: Modality = "rgb" if source == PARTNER else source
         self.context = training.context_of(source)
-        self._mains: Mapping[SampleFiles, SampleFiles] = {}
-        if source == PARTNER and training.part.follows(training.recipe):
-            self._mains = dict(zip(self.context.train, training.context.train, strict=True))
         self.kind = f"{category}/{source}{suffix}" if category else f"{source}{suffix}"
         self.samples: Sequence[SampleFiles] = self.context.joint[category] if category else self.context.train
         self.raw = raw
@@ -218,9 +215,9 @@ class _Extraction:
         hashes = self.training.file_hashes(files, settings if whole.parts == 1 else whole)
         if whole.parts > 1:  # the number of a part depends on the files that it was found in
             tensors += f" part {files.part} as found in {whole.modality}"
-        if files in self._mains:  # the part is found in the image of inspection
-            main = self.training.context.samples.preprocessing(self._mains[files])
-            hashes["main"] = self.training.file_hashes(self._mains[files], main)["rgb"]
+        if (posed := self.context.poses.get(files)) is not None:  # the part is found in the image of inspection
+            main = self.training.context.samples.preprocessing(posed)
+            hashes["main"] = self.training.file_hashes(posed, main)["rgb"]
             tensors += f" in the pose of {modality_settings(main)}"
         return feature_key(self._digest, modality_settings(settings), hashes, f"{tensors} {self.context.device}")
 
