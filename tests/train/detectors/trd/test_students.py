@@ -21,7 +21,7 @@ from cmdiad_train.detectors import network_training
 from cmdiad_train.detectors.family import FitContext
 from cmdiad_train.detectors.network_training import stop_split
 from cmdiad_train.detectors.training_features import Features
-from cmdiad_train.detectors.trd.fitting import students
+from cmdiad_train.detectors.trd.fitting import students, variants
 from cmdiad_train.detectors.trd.fitting.features import Levels
 from cmdiad_train.detectors.trd.fitting.objectives import Reconstruction
 from cmdiad_train.detectors.trd.fitting.students import Lesson, StudentTask, new_student, trained_student
@@ -275,3 +275,31 @@ def test_a_student_trains_and_resumes_on_a_gpu(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "cpu").mkdir()
     trained(context(tmp_path / "cpu", part))
     assert log[0][1] == pytest.approx(log_of(tmp_path / "cpu")[0][1], rel=0.05)  # bfloat16 on the GPU
+
+
+@pytest.mark.parametrize(
+    ("variant", "modality", "number"),
+    [("trd", "both", 2), ("rd", "both", 2), ("rd", "xyz", 1), ("mtfi-trd", "xyz", 3), ("mtfi-rd", "rgb", 4)],
+)
+@pytest.mark.parametrize("folds", [0, 2])
+def test_each_student_states_how_many_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, modality: str, number: int, folds: int
+) -> None:
+    following = []
+
+    def counted(training: FitContext, student: Student, lesson: Lesson) -> mock.MagicMock:
+        following.append(lesson.following)
+        return mock.MagicMock()
+
+    monkeypatch.setattr(variants, "trained_student", counted)
+    for name in ("fit_scales", "save_hallucinated", "load_hallucinated", "Hallucinated"):
+        monkeypatch.setattr(variants, name, mock.MagicMock())
+    training = context(tmp_path)
+    part = replace(PART, variant=variant, folds=folds)  # type: ignore[arg-type]
+    training = replace(training, recipe=replace(training.recipe, detector=part, modality=modality))  # type: ignore[arg-type]
+    features = mock.MagicMock()
+    features.teacher.shape = SHAPE
+    for prefix, afterwards in (("", folds * number), ("fold 1: ", 0)):
+        following.clear()
+        variants.Students(training, features, variants.Group(prefix, tmp_path, range(10))).train()
+        assert following == [afterwards + left for left in reversed(range(number))]

@@ -64,46 +64,45 @@ class Students:
         """Write the files of the networks that inspection needs."""
         folder, own = self.group.folder, self.context.recipe.mains[0]
         if self.part.variant == "trd":
-            for following, modality in zip((1, 0), MODALITIES, strict=True):
-                self._tuned(modality, student_file(folder, modality), following)
+            for modality in MODALITIES:
+                self._tuned(modality, student_file(folder, modality))
         elif self.part.variant == "rd":
-            mains = self.context.recipe.mains
-            for number, modality in enumerate(mains, start=1):
-                self._plain(modality, student_file(folder, modality), len(mains) - number)
+            for modality in self.context.recipe.mains:
+                self._plain(modality, student_file(folder, modality))
         elif self.part.variant == "mtfi-trd":
-            self._fine_tuned(own, student_file(folder, own), folder / HALLUCINATION, 0)
+            self._fine_tuned(own, student_file(folder, own), folder / HALLUCINATION)
         else:
             self._imitating(own, student_file(folder, own))
 
-    def _plain(self, own: Modality, file: Path, following: int) -> Student:
+    def _plain(self, own: Modality, file: Path) -> Student:
         """Return the student of plain reverse distillation (RD)."""
         objective = Reconstruction(self.part.distance, self.of_teacher(own))
-        lesson = self._lesson(f"train {own} student", file, objective, following)
+        lesson = self._lesson(f"train {own} student", file, objective)
         return trained_student(self.context, new_student(self.context.recipe, self.shape), lesson)
 
-    def _tuned(self, own: Modality, file: Path, following: int) -> Student:
+    def _tuned(self, own: Modality, file: Path) -> Student:
         """Return the student of one modality that also sees the other one (TRD)."""
         objective = Reconstruction(self.part.distance, self.of_teacher(own), self.of_teacher(OTHER[own]))
-        lesson = self._lesson(f"train {own} student", file, objective, following)
+        lesson = self._lesson(f"train {own} student", file, objective)
         return trained_student(self.context, new_student(self.context.recipe, self.shape, self.shape), lesson)
 
-    def _fine_tuned(self, own: Modality, file: Path, hallucination: Path, following: int) -> tuple[Student, Features]:
+    def _fine_tuned(self, own: Modality, file: Path, hallucination: Path) -> tuple[Student, Features]:
         """Return the student of MTFI-TRD, which also works with hallucinated features, and these features."""
         before = stage_file(self.group.folder, f"{own}-tuned")
-        student = self._tuned(own, before, following + 2)
-        hallucinated = self._hallucinated(own, hallucination, following + 1)
+        student = self._tuned(own, before)
+        hallucinated = self._hallucinated(own, hallucination)
         objective = DroppedModality(self.part.distance, self.of_teacher(own), self.of_teacher(OTHER[own]), hallucinated)
         lesson = replace(
-            self._lesson(f"fine-tune {own} student", file, objective, following),
+            self._lesson(f"fine-tune {own} student", file, objective),
             epochs=self.part.fine_tune_epochs,
             learning_rate=FINE_TUNING_RATE * self.part.learning_rate,
         )
         return trained_student(self.context, student.requires_grad_(True), lesson), hallucinated
 
-    def _hallucinated(self, own: Modality, file: Path, following: int) -> Features:
+    def _hallucinated(self, own: Modality, file: Path) -> Features:
         """Return the features of the other teacher as hallucinated from the own ones."""
         if not file.exists():
-            other = self._tuned(OTHER[own], stage_file(self.group.folder, f"{OTHER[own]}-tuned"), following)
+            other = self._tuned(OTHER[own], stage_file(self.group.folder, f"{OTHER[own]}-tuned"))
             training, _ = stop_split(self.context, self.group.samples, self.part.patience)
             scales = fit_scales(other.amplify, self.of_teacher(own), self.of_teacher(OTHER[own]), training)
             save_hallucinated(file, Hallucinated(other.projector_amply, scales))
@@ -119,7 +118,7 @@ class Students:
         ones.
         """
         folder = self.group.folder
-        teacher, hallucinated = self._fine_tuned(own, stage_file(folder, own), stage_file(folder, "hallucination"), 1)
+        teacher, hallucinated = self._fine_tuned(own, stage_file(folder, own), stage_file(folder, "hallucination"))
         examples = [
             self.features.of_network(
                 f"{self.group.prefix}{name}", teacher, partial(_fused, teacher), [self.of_teacher(own), other]
@@ -127,22 +126,30 @@ class Students:
             for name, other in (("fused", self.of_teacher(OTHER[own])), ("fused hallucinated", hallucinated))
         ]
         objective = Imitation(self.part.distance, self.of_teacher(own), examples)
-        lesson = replace(self._lesson(f"distil {own} student", file, objective, 0), epochs=self.part.distil_epochs)
+        lesson = replace(self._lesson(f"distil {own} student", file, objective), epochs=self.part.distil_epochs)
         return trained_student(self.context, new_student(self.context.recipe, self.shape), lesson)
 
-    def _lesson(self, name: str, file: Path, objective: Objective, following: int) -> Lesson:
+    def _names(self) -> list[str]:
+        """Return the names of the students of this group without its prefix, in the order of their training."""
+        mains, variant = self.context.recipe.mains, self.part.variant
+        if variant in ("trd", "rd"):
+            return [f"train {modality} student" for modality in (MODALITIES if variant == "trd" else mains)]
+        own = mains[0]
+        names = [f"train {own} student", f"train {OTHER[own]} student", f"fine-tune {own} student"]
+        return [*names, f"distil {own} student"] if variant == "mtfi-rd" else names
+
+    def _lesson(self, name: str, file: Path, objective: Objective) -> Lesson:
         """Return a full training of one student.
 
         Args:
-            name: Name of the student in progress reports.
+            name: Name of the student in progress reports, one of `_names`.
             file: File of the trained student.
             objective: Loss of the student.
-            following: Number of students of this group that are trained afterwards. Folds train as many again each.
         """
-        part = self.part
-        if not self.group.prefix:
-            number = {"rd": len(self.context.recipe.mains), "trd": 2, "mtfi-trd": 3, "mtfi-rd": 4}[part.variant]
-            following += part.folds * number
+        part, names = self.part, self._names()
+        following = len(names) - 1 - names.index(name)
+        if not self.group.prefix:  # Each fold trains as many again.
+            following += part.folds * len(names)
         return Lesson(
             f"{self.group.prefix}{name}",
             file,
