@@ -193,11 +193,22 @@ def test_a_traceback_that_cannot_be_written_stops_no_other_method(
     assert ended.err.count("No space left on device. The traceback cannot be written: ") == 2
 
 
-def test_an_interruption_ends_the_comparison(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = ("--family", "cfm", "--family", "dsr3d", "--modality", "both")
-    monkeypatch.setattr(measure, "fit", fail_for({"cfm"}, KeyboardInterrupt()))
-    assert compare(data, tmp_path / "methods", *chosen).code == 130
-    assert not (tmp_path / "methods/methods.json").exists()
+def test_an_interruption_ends_the_comparison_and_leaves_the_tables_of_what_is_there(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, chosen = tmp_path / "methods", ("--family", "cfm", "--family", "dsr3d", "--modality", "both")
+    missing = "Missing: dsr3d-both, gear: not measured yet. Repeat the command to continue."
+
+    def tables(name: str) -> dict[str, str]:
+        record = json.loads((out / "methods.json").read_text())
+        return {row["method"]: row[name] for row in tables_of(record)[0].rows}
+
+    monkeypatch.setattr(measure, "fit", fail_for({"dsr3d"}, KeyboardInterrupt()))
+    assert compare(data, out, *chosen).code == 130
+    assert tables("image AUROC") == {"cfm-both": "failed", "dsr3d-both": "missing"}
+    text = (out / "methods.md").read_text()
+    assert "- cfm-both, gear: failed. " in text and f"- {missing}" in text and text.count("Missing") == 1
+    assert f"<li>{missing}</li>" in (out / "methods.html").read_text()
 
 
 def test_tables_show_means_defects_failures_and_published_figures(methods: list[Method]) -> None:

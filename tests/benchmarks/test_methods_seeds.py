@@ -107,6 +107,24 @@ def test_one_failure_is_a_failure_of_the_method(method: Method) -> None:
     assert rows(method, {3: lacking, 0: lacking})["image AUROC"] == "no xyz in the data"
 
 
+def test_a_missing_seed_is_named_and_the_others_have_means(method: Method) -> None:
+    missing = {"missing": True}
+    record = comparison(
+        [method], {method.name: {"gear": {3: missing, 0: result(0.5)}, "nut": {3: missing, 0: missing}}}, {}
+    )
+    mean, gear, nut, *_ = tables_of(record)
+    assert gear.rows[0]["method"] == "patchcore-rgb (1 of 2 seeds)"
+    assert gear.rows[0]["image AUROC"] == "0.500 (0.500 to 0.500)" and gear.rows[0]["missed"] == "2.0 of 4 (2 to 2)"
+    assert (nut.rows[0]["method"], nut.rows[0]["image AUROC"]) == ("patchcore-rgb", "missing")
+    assert mean.rows[0]["image AUROC"] == "–", "a mean over other categories or seeds cannot be compared"
+    assert "- Missing: patchcore-rgb, gear (seed 3), nut: not measured yet." in as_markdown(record)
+    refused = {3: missing, 0: result(not_exportable="an operator")}
+    assert rows(method, refused)["exported"] == "no"
+    failed = comparison([method], {method.name: {"gear": {3: missing, 0: {"failed": "no disk"}}}}, {})
+    assert tables_of(failed)[0].rows[0]["image AUROC"] == "failed"
+    assert "- Missing: patchcore-rgb, gear (seed 3): not measured yet." in as_markdown(failed)
+
+
 def test_the_interval_is_that_of_the_mean_over_the_same_samples() -> None:
     rng = np.random.default_rng(0)
     first = [float(value) for value in rng.normal(size=8) + np.repeat([1, 0], 4)]
@@ -183,6 +201,35 @@ def test_every_seed_is_measured_once(data: Path, tmp_path: Path, trained: list[s
     assert compare(data, tmp_path, "--set", "seed=2")[0]["categories"]["gear"]["image_auroc"] == 0.7
     compare(data, tmp_path)
     assert trained[2:] == ["patchcore-rgb-gear-seed0"], "without --seed one training, with the seed 0"
+
+
+def test_the_tables_have_the_kept_seeds_from_the_start_and_each_new_seed_at_once(
+    data: Path, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interruption of the training of seed 1, and one of seed 2 after that of seed 1."""
+    arguments = ("--family", "patchcore", "--modality", "rgb", "--set", "rgb-backbone=test_resnet")
+    compare(data, tmp_path, "--seed", 0)
+    measured = measure._Measurement._trained
+
+    def interrupted_by(seed: int, *options: object) -> tuple[str, str]:
+        def training(self: Any) -> dict[str, Any]:
+            if self.method.recipe.seed == seed:
+                raise KeyboardInterrupt
+            return measured(self)
+
+        monkeypatch.setattr(measure._Measurement, "_trained", training)
+        seeds = ("--seed", 0, "--seed", 1, "--seed", 2)
+        assert command(cli, "methods", data, "--out", tmp_path, *arguments, *seeds, *options).code == 130
+        (row,) = tables_of(json.loads((tmp_path / "methods.json").read_text()))[0].rows
+        (line,) = (line for line in (tmp_path / "methods.md").read_text().splitlines() if "Missing" in line)
+        return f"{row['method']}: {row['image AUROC']}", line.partition(":")[2].partition(":")[0].strip()
+
+    start = "patchcore-rgb (1 of 3 seeds): 0.500 (0.500 to 0.500)"
+    assert interrupted_by(1) == (start, "patchcore-rgb, gear (seeds 1, 2)")
+    second = "patchcore-rgb (2 of 3 seeds): 0.550 (0.500 to 0.600)"
+    assert interrupted_by(2) == (second, "patchcore-rgb, gear (seed 2)")
+    assert interrupted_by(0, "--runs", 3) == ("patchcore-rgb: missing", "patchcore-rgb, gear"), "of 50 runs"
+    assert trained == ["patchcore-rgb-gear-seed0", "patchcore-rgb-gear-seed1"]
 
 
 def test_a_category_that_is_named_like_a_seed_has_its_own_results(

@@ -84,10 +84,11 @@ def methods(  # noqa: PLR0913 - one parameter for each option
 
     The tables have accuracy with intervals, verdicts at the threshold, latency, memory, size and training time on this
     machine, and the sensors that inspection needs. Repeat the command to resume: methods that are finished with the
-    same recipe, seed, data and version of cmdiad are not measured again. Other settings need another --out. A method
-    that fails is named, and the exit code is 7. The traceback of an unforeseen error is in a file that the row names.
+    same recipe, seed, data and version of cmdiad are not measured again. Other settings need another --out. The tables
+    are written after each training, and name what is missing. A method that fails is named too, and the exit code is 7.
+    The traceback of an unforeseen error is in a file that the row names.
     """
-    from cmdiad_bench.methods.measure import MeasureOptions, measure_methods
+    from cmdiad_bench.methods.measure import MeasureOptions, Results, measure_methods
     from cmdiad_bench.methods.method import Choice, methods_of
     from cmdiad_bench.methods.page import render
     from cmdiad_bench.methods.table import as_markdown, as_text, comparison
@@ -107,14 +108,18 @@ def methods(  # noqa: PLR0913 - one parameter for each option
     machine = Machine(device)
     machine.torch_device()  # A device that does not exist is one error, not a failure of every method.
     make_folder(out, expected="a writable folder for the tables", action="choose another --out")
+
+    def write(results: Results) -> None:
+        record = comparison(chosen, results, choice.settings)
+        write_json(out / "methods.json", record)
+        for name, text in (("methods.md", as_markdown(record)), ("methods.html", render(record))):
+            with atomic_write(out / name) as temporary:
+                temporary.write_text(text, encoding="utf-8", newline="\n")
+
     reporter = TerminalReporter()
-    results = measure_methods(chosen, categories, out, MeasureOptions(machine, runs), reporter)
+    results = measure_methods(chosen, categories, out, MeasureOptions(machine, runs), reporter, write)
     reporter.close()
     record = comparison(chosen, results, choice.settings)
-    write_json(out / "methods.json", record)
-    for name, text in (("methods.md", as_markdown(record)), ("methods.html", render(record))):
-        with atomic_write(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
     click.echo(as_text(record))
     failed = any("failed" in result for one in record["methods"] for result in one["categories"].values())
     return RunError.exit_code if failed else 0

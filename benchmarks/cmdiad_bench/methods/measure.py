@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from cmdiad_bench.kept_results import (
 from cmdiad_bench.latency import LatencyOptions, measure_latency
 from cmdiad_bench.memory import measure_memory
 from cmdiad_bench.methods.method import Method
+from cmdiad_bench.unfinished_table import Part, fill
 from cmdiad_export.bundle_writer import write_bundle
 from cmdiad_export.options import ExportOptions
 from cmdiad_runtime.bundle.manifest_records import GRAPH
@@ -55,6 +57,8 @@ _FIGURES = (
     "missed_defects",
 )
 _MEMORY_FILES = 3
+Results = dict[str, dict[str, dict[int, Any]]]
+"""Figures, the failure (`failed`), the absent sensors (`lacks`) or `MISSING` by method, category and seed."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,13 @@ class MeasureOptions:
 
 
 def measure_methods(
-    methods: Sequence[Method], categories: Sequence[Category], out: Path, options: MeasureOptions, reporter: Reporter
-) -> dict[str, dict[str, dict[int, Any]]]:
+    methods: Sequence[Method],
+    categories: Sequence[Category],
+    out: Path,
+    options: MeasureOptions,
+    reporter: Reporter,
+    write: Callable[[Results], None],
+) -> Results:
     """Measure every method on every category, once for each seed.
 
     A result is kept in `out/results` with a digest of program, recipe, weights and data, and is used again as long as
@@ -87,9 +96,10 @@ def measure_methods(
         out: Folder of results, runs and bundles.
         options: Settings.
         reporter: Receiver of progress.
+        write: Writer of the tables, called before the first training and after each one.
 
     Returns:
-        Figures, the failure (`failed`) or the missing sensor (`lacks`) by method, category and seed.
+        Figures, the failure or the absent sensors by method, category and seed.
 
     Raises:
         OutputError: `out` has results of another recipe or other data, which would be replaced.
@@ -99,25 +109,37 @@ def measure_methods(
             for seed, recipe in method.recipes.items():
                 file = settings_file(out, _stem(method, category, seed))
                 require_kept_settings(out, file, f"{method.name}, {category.name}", recipe, category)
-    return {
-        method.name: {
-            category.name: {
-                seed: _result(replace(method, recipe=recipe), category, out, options, reporter)
-                for seed, recipe in method.recipes.items()
-            }
-            for category in categories
-        }
+    parts = {
+        (method.name, category.name, seed): _part(replace(method, recipe=recipe), category, out, options, reporter)
         for method in methods
+        for category in categories
+        for seed, recipe in method.recipes.items()
     }
+    return fill(parts, write)
+
+
+def _part(method: Method, category: Category, out: Path, options: MeasureOptions, reporter: Reporter) -> Part:
+    """Return one training, with the seed of the method's recipe, as a part of the tables."""
+    lacking = sorted(method.needed - set(category.modalities))
+    if lacking:
+        return Part(lambda: {"lacks": lacking}, lambda: {"lacks": lacking})
+    arguments = (method, category, out, options, reporter)
+    return Part(partial(_kept, *arguments), partial(_result, *arguments))
+
+
+def _kept(
+    method: Method, category: Category, out: Path, options: MeasureOptions, reporter: Reporter
+) -> dict[str, Any] | None:
+    """Return the figures of an earlier call, or None."""
+    if not _result_file(out, _stem(method, category, method.recipe.seed)).exists():
+        return None
+    return _Measurement(method, category, out, options, reporter).kept()
 
 
 def _result(
     method: Method, category: Category, out: Path, options: MeasureOptions, reporter: Reporter
 ) -> dict[str, Any]:
-    """Measure one training, with the seed of the method's recipe."""
-    lacking = sorted(method.needed - set(category.modalities))
-    if lacking:
-        return {"lacks": lacking}
+    """Return the figures of one training, or the failure."""
     title = f"{method.name}, {category.name}, seed {method.recipe.seed}"
     file = out / FAILURES / f"{_stem(method, category, method.recipe.seed)}.txt"
     return result_or_failure(
@@ -128,6 +150,10 @@ def _result(
 def _stem(method: Method, category: Category, seed: int) -> str:
     """Return the beginning of the names of the files of one training."""
     return f"{method.name}-{category.name}-seed{seed}"
+
+
+def _result_file(out: Path, stem: str) -> Path:
+    return out / "results" / f"{stem}.json"
 
 
 class _Measurement:
@@ -151,15 +177,19 @@ class _Measurement:
         self.prefix = f"{stem}-"
         name = f"{self.prefix}{self.digest[:DIGITS]}"
         self.run, self.bundle = out / "runs" / name, out / "bundles" / f"{name}.cmdiad"
-        self.file = out / "results" / f"{stem}.json"
+        self.file = _result_file(out, stem)
         self.training_file = out / "results" / f"{stem}.training.json"
         self.settings_file = settings_file(out, stem)
 
+    def kept(self) -> dict[str, Any] | None:
+        """Return the figures of an earlier call with the same number of runs, or None."""
+        stored = stored_result(self.file, self.digest)
+        return stored if stored is not None and stored["runs"] == self.options.runs else None
+
     def result(self) -> dict[str, Any]:
         """Return the figures, measured now or by an earlier call."""
-        conditions = {"digest": self.digest, "runs": self.options.runs}
-        stored = stored_result(self.file, self.digest)
-        if stored is not None and stored["runs"] == self.options.runs:
+        stored = self.kept()
+        if stored is not None:
             return stored
         require_defects(self.category, self.method.recipe)
         for folder in (self.run.parent, self.bundle.parent, self.file.parent):
@@ -170,7 +200,7 @@ class _Measurement:
         self.reporter.say(f"{title}: {self._remaining()}")
         with kept_settings(self.settings_file, self.method.recipe, self.category):
             trained = self._trained()
-        measured = {**conditions, **trained, **self._exported()}
+        measured = {"digest": self.digest, "runs": self.options.runs, **trained, **self._exported()}
         write_json(self.file, measured)
         return measured
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cmdiad_bench.unfinished_table import MISSING
 from cmdiad_train.datasets import GOOD
 from cmdiad_train.evaluation.bootstrap import mean_auroc_interval
 from cmdiad_train.evaluation.evaluate import METRICS, mean_over_classes
@@ -21,13 +22,14 @@ def over_seeds(results: Mapping[int, Result]) -> dict[str, Any]:
     """Return the summary of a method on one category.
 
     Args:
-        results: Figures, `failed` or `lacks` by seed; at least one.
+        results: Figures, `failed`, `lacks` or `MISSING` by seed; at least one.
 
     Returns:
         The result itself for one seed. For several: the mean of each figure (None if a seed has none), `ranges` with
         the smallest and the largest value, `intervals`, and every result in `seeds`. The image AUROC has an interval of
         the mean if the scores of every seed are known and belong to the same samples: samples are drawn, seeds are not.
-        Other figures have none, because it needs all maps together. One failure is a failure of the summary.
+        Other figures have none, because it needs all maps together. One failure is a failure of the summary. Seeds that
+        are missing are left out; if all are, the summary is missing.
     """
     if len(results) == 1:
         return dict(next(iter(results.values())))
@@ -37,7 +39,10 @@ def over_seeds(results: Mapping[int, Result]) -> dict[str, Any]:
         return {"lacks": first["lacks"], **every}
     if failures := _texts(results, "failed"):
         return {"failed": failures, **every}
-    chosen = list(results.values())
+    chosen = [result for result in results.values() if MISSING not in result]
+    if not chosen:
+        return {MISSING: True, **every}
+    first = chosen[0]
     refused = _texts(results, "not_exportable")
     latencies = [result.get("latency_ms") or {} for result in chosen]
     return {
@@ -58,7 +63,8 @@ def mean_over_categories(results: Mapping[str, Mapping[int, Result]]) -> dict[st
     Args:
         results: Results of a method by category and seed.
     """
-    if any("failed" in one or "lacks" in one for by_seed in results.values() for one in by_seed.values()):
+    without = {"failed", "lacks", MISSING}
+    if any(without & one.keys() for by_seed in results.values() for one in by_seed.values()):
         return None
     mean = mean_over_classes([over_seeds(by_seed) for by_seed in results.values()])
     seeds = list(next(iter(results.values())))

@@ -10,6 +10,7 @@ from cmdiad_bench.methods.method import Method
 from cmdiad_bench.methods.published import MEAN, NOT_PUBLISHED, PUBLISHED
 from cmdiad_bench.methods.seeds import mean_over_categories, over_seeds
 from cmdiad_bench.paper.published import CLASSES
+from cmdiad_bench.unfinished_table import MISSING, missing_lines
 from cmdiad_runtime.cli.each import table as text_table
 
 FORMAT = "cmdiad-methods"
@@ -44,7 +45,7 @@ def comparison(
 
     Args:
         methods: Methods.
-        results: Result of `measure_methods`.
+        results: Result of `measure_methods`, which may be incomplete.
         settings: Settings of the trainings.
     """
     return {
@@ -107,7 +108,7 @@ def notes_of(record: Mapping[str, Any]) -> list[str]:
                 for key, text in (("failed", "failed. "), ("not_exportable", "no bundle. "))
                 if key in result
             ]
-    return notes
+    return [*notes, *missing_lines({method["method"]: _missing(method) for method in record["methods"]})]
 
 
 def as_text(record: Mapping[str, Any]) -> str:
@@ -137,12 +138,12 @@ def columns_of(table: Table) -> list[str]:
 
 def _row(method: Mapping[str, Any], category: str) -> dict[str, str]:
     result = method["categories"][category]
-    start = {"method": method["method"], "sensors": SENSORS[method["sensors"]]}
-    if "lacks" in result or "failed" in result:
-        return {
-            **start,
-            "image AUROC": "failed" if "failed" in result else f"no {', '.join(result['lacks'])} in the data",
-        }
+    start = {"method": _name(method, category), "sensors": SENSORS[method["sensors"]]}
+    absent = "failed" if "failed" in result else MISSING if MISSING in result else ""
+    if "lacks" in result:
+        absent = f"no {', '.join(result['lacks'])} in the data"
+    if absent:
+        return {**start, "image AUROC": absent}
     defects, latency = result["samples"] - result["good"], result.get("latency_ms")
     return {
         **start,
@@ -155,6 +156,32 @@ def _row(method: Mapping[str, Any], category: str) -> dict[str, str]:
         "training s": _number(result["training_seconds"]),
         "exported": _exported(result),
     }
+
+
+def _name(method: Mapping[str, Any], category: str) -> str:
+    """Return the name of a method, with the number of seeds if its figures on a category are not of all seeds."""
+    result = method["categories"][category]
+    seeds = result.get("seeds", {})
+    missing = _missing_seeds(result)
+    if not missing or len(missing) == len(seeds):
+        return str(method["method"])
+    return f"{method['method']} ({len(seeds) - len(missing)} of {len(seeds)} seeds)"
+
+
+def _missing_seeds(result: Mapping[str, Any]) -> list[str]:
+    return [seed for seed, one in result.get("seeds", {}).items() if MISSING in one]
+
+
+def _missing(method: Mapping[str, Any]) -> list[str]:
+    """Return the categories on which a method is not measured yet, with the seeds unless all are missing."""
+    names = []
+    for category, result in method["categories"].items():
+        seeds = _missing_seeds(result)
+        if MISSING in result:
+            names.append(category)
+        elif seeds:
+            names.append(f"{category} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})")
+    return names
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, str]:
@@ -180,8 +207,8 @@ def _exported(result: Mapping[str, Any]) -> str:
     """Return whether a certified bundle was written; of several seeds how many were."""
     if "not_exportable" not in result:
         return "yes"
-    seeds = result.get("seeds", {})
-    written = sum("not_exportable" not in one for one in seeds.values())
+    seeds = [one for one in result.get("seeds", {}).values() if MISSING not in one]
+    written = sum("not_exportable" not in one for one in seeds)
     return f"{written} of {len(seeds)}" if written else "no"
 
 
@@ -195,7 +222,9 @@ def _defect_rows(methods: Sequence[Mapping[str, Any]], category: str) -> list[di
     for method in methods:
         by_defect = method["categories"][category].get("image_auroc_by_defect")
         if by_defect:
-            rows.append({"method": method["method"], **{name: f"{value:.3f}" for name, value in by_defect.items()}})
+            rows.append(
+                {"method": _name(method, category), **{name: f"{value:.3f}" for name, value in by_defect.items()}}
+            )
     return rows
 
 
@@ -207,7 +236,7 @@ def _published_table(methods: Sequence[Mapping[str, Any]], scope: str) -> Table:
         figures = {name: (method["published"] or {}).get(name, {}).get(scope) for name in PUBLISHED_FIGURES}
         if not any(figures.values()):
             continue
-        row = {"method": method["method"]}
+        row = {"method": method["method"] if scope == MEAN else _name(method, scope)}
         for name, value in figures.items():
             row[f"{HEADS[name]}, published"] = _share(value)
             row[f"{HEADS[name]}, measured"] = _share((result or {}).get(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from cmdiad_bench.kept_results import (
 )
 from cmdiad_bench.paper.published import PUBLISHED
 from cmdiad_bench.settings import setting_errors
-from cmdiad_runtime.errors import CmdiadError, RunError
+from cmdiad_bench.unfinished_table import Part, fill
+from cmdiad_runtime.errors import RunError
 from cmdiad_runtime.support.files import write_json
 from cmdiad_runtime.support.reporter import Reporter
 from cmdiad_train.cli.train import cli as train_command
@@ -35,10 +37,8 @@ from cmdiad_train.recipe import Recipe
 from cmdiad_train.training.machine import Machine
 
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
-MISSING = "missing"
-"""Key of the result of a row and category that is not measured yet."""
 Results = dict[str, dict[str, dict[str, Any]]]
-"""Figures (`FIGURES`), the failure (`failed`) or `MISSING` by row and category."""
+"""Figures (`FIGURES`), the failure (`failed`) or `unfinished_table.MISSING` by row and category."""
 _WEIGHTS = ("rgb-weights", "xyz-weights")
 
 
@@ -80,7 +80,7 @@ def measure_rows(
         out: Folder of the table, the results and the runs.
         options: Rows, categories and settings.
         reporter: Receiver of progress.
-        write: Writer of the table, called before the first training and after each one, because all of them take days.
+        write: Writer of the table, called before the first training and after each one.
 
     Returns:
         Figures or the failure by row and category.
@@ -96,15 +96,12 @@ def measure_rows(
     jobs = {row: _Row(row, out, options, tuple(everything), reporter) for row in options.rows}
     for job in jobs.values():
         job.require_kept_settings(opened)
-    results: Results = {
-        row: {category.name: job.kept(category) or {MISSING: True} for category in opened} for row, job in jobs.items()
+    parts = {
+        (row, category.name): Part(partial(job.kept, category), partial(job.measure, category))
+        for row, job in jobs.items()
+        for category in opened
     }
-    write(results)
-    for row, job in jobs.items():
-        for category in opened:
-            results[row][category.name] = job.measure(category)
-            write(results)
-    return results
+    return fill(parts, write)
 
 
 class _Row:
@@ -130,11 +127,8 @@ class _Row:
         file = self._file(category)
         if not file.exists():
             return None
-        try:
-            recipe = recipe_of(self.name, self.options, self.everything)
-            return stored_result(file, training_digest(recipe, category, self._joint(recipe)))
-        except (CmdiadError, OSError):  # It is the failure of the row.
-            return None
+        recipe = recipe_of(self.name, self.options, self.everything)
+        return stored_result(file, training_digest(recipe, category, self._joint(recipe)))
 
     def measure(self, category: Category) -> dict[str, Any]:
         """Return the figures of a category, or the failure."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cmdiad_bench.paper.published import CLASSES, PUBLISHED, SOURCE
-from cmdiad_bench.paper.rows import FIGURES, MISSING
+from cmdiad_bench.paper.rows import FIGURES
+from cmdiad_bench.unfinished_table import MISSING, missing_lines
 
 HEADS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30 %"}
 ABSENT = "–"
@@ -75,16 +76,12 @@ def _remarks(table: Mapping[str, Any]) -> list[str]:
 
 
 def _missing(table: Mapping[str, Any]) -> list[str]:
-    """Return a line for each row that is not measured yet on some categories."""
-    missing = {
-        row["row"]: [category for category, result in row["categories"].items() if MISSING in result]
-        for row in table["rows"]
-    }
-    return [
-        f"Missing: {row}, {', '.join(categories)}: not measured yet. Repeat the command to continue."
-        for row, categories in missing.items()
-        if categories
-    ]
+    return missing_lines(
+        {
+            row["row"]: [category for category, result in row["categories"].items() if MISSING in result]
+            for row in table["rows"]
+        }
+    )
 
 
 def _notes(categories: Sequence[str], departures: Mapping[str, str]) -> list[str]:
