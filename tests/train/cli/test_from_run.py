@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from cmdiad_train.cli.train import cli
 from cmdiad_train.fit.envelope import EnvelopeOptions
 from cmdiad_train.fit.fit import FitOptions, fit
 from cmdiad_train.fit.from_run import read_earlier_run
-from cmdiad_train.runs.record import read_record
+from cmdiad_train.recipe import Distillation
+from cmdiad_train.runs.record import read_record, write_record
 from cmdiad_train.runs.run import load_calibration
 from cmdiad_train.runs.tensors import load_tensors
 from helpers import assert_refused, command, read_image, sample_files, tiny_recipe, tiny_trd_recipe, write_image
@@ -120,6 +123,32 @@ def test_data_set_that_has_moved_is_named(data: Path, candidate: Path, tmp_path:
     ended = command(cli, "--from-run", run, "--candidate", candidate)
     assert_refused(ended, 7, "no such folder", "cmdiad-train DATA --from-run")
     assert read_earlier_run(run, place).data == place
+
+
+def test_joint_categories_that_are_not_next_to_the_folder_of_a_link_are_named(
+    data: Path, run: Path, candidate: Path, tmp_path: Path
+) -> None:
+    """The record has the real folder. Next to it, the categories of the run are absent or others of the same names."""
+    links, real, joint = tmp_path / "links", tmp_path / "real", tmp_path / "joint"
+    for place in (links / "nut", real / "gear"):
+        shutil.copytree(data / "gear", place)
+    (links / "parts").symlink_to(real / "gear")
+    joint.mkdir()
+    record = read_record(run)
+    recipe = tiny_recipe("rgb", "f2f", distillation=Distillation(categories=("nut", "parts")))
+    trained_on = replace(record.data, folder=str(real / "gear"), category="parts")
+    write_record(joint, replace(record, recipe=recipe, data=trained_on))
+    words = ("no data set with the categories nut, parts", "Name their present place: cmdiad-train DATA --from-run")
+    assert_refused(command(cli, "--from-run", joint, "--candidate", candidate), 7, real, *words)
+    for name in ("nut", "parts"):
+        shutil.copytree(data / "gear", real / name)
+    assert_refused(command(cli, "--from-run", joint, "--candidate", candidate), 7, real, *words)
+    earlier = read_earlier_run(joint, links)
+    assert (earlier.data, earlier.category) == (links, "parts")
+    write_record(joint, replace(record, recipe=recipe, data=replace(trained_on, folder=str(real / "parts"))))
+    assert read_earlier_run(joint).data == real
+    shutil.rmtree(real / "nut")
+    assert_refused(command(cli, "--from-run", joint, "--candidate", candidate), 7, real, *words)
 
 
 def test_reverse_distillation_is_fitted_again(fitted: Any, candidate: Path) -> None:

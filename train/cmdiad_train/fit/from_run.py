@@ -6,11 +6,14 @@ is soon fitted again. A network of the run is taken over. Other families are fit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmdiad_runtime.errors import RunError
+from cmdiad_runtime.printable import printable
+from cmdiad_train.datasets import find_categories
 from cmdiad_train.detectors.family import Family
 from cmdiad_train.detectors.registry import family_of
 from cmdiad_train.fit.envelope import EnvelopeOptions
@@ -52,20 +55,15 @@ def read_earlier_run(run: Path, data: Path | None = None) -> EarlierRun:
 
     Raises:
         InputError: The mask of the run cannot be read.
-        RunError: The run is damaged or unfinished, or its data set is gone.
+        RunError: The run is damaged or unfinished, or its data set is gone or is another one.
     """
     record = read_record(run)
     if record.status != "complete":
         raise RunError(run, found="an unfinished run", expected="a finished one", action="Finish its training first")
     family, folder = family_of(record.recipe.family), Path(record.data.folder)
-    if data is None and not folder.is_dir():
-        raise RunError(
-            folder,
-            found="no such folder",
-            expected=f"the training data of {run}",
-            action="Name their present place: cmdiad-train DATA --from-run RUN --candidate DIR",
-        )
-    joint = bool(family.joint_categories(record.recipe))
+    joint = family.joint_categories(record.recipe)
+    if data is None:
+        _require_data(run, record, joint)
     place = data or (folder.parent if joint else folder)
     return EarlierRun(
         recipe=record.recipe,
@@ -76,6 +74,30 @@ def read_earlier_run(run: Path, data: Path | None = None) -> EarlierRun:
         mask=None if record.recipe.mask is None else read_inspection_mask(run / MASK),
         sessions=tuple(Path(session) for session in record.data.sessions),
     )
+
+
+def _require_data(run: Path, record: RunRecord, joint: Sequence[str]) -> None:
+    """Raise RunError if the recorded folder is gone, or if the joint categories are not next to it.
+
+    The record has the real folder of the category. If the category was a link, the others may be in another place.
+    """
+    folder, names = Path(record.data.folder), sorted({record.data.category, *map(printable, joint)})
+    if not folder.is_dir():
+        problem = "no such folder"
+    elif joint and (folder.name != record.data.category or not _has_categories(folder.parent, names)):
+        folder, problem = folder.parent, f"no data set with the categories {', '.join(names)}"
+    else:
+        return
+    raise RunError(
+        folder,
+        found=problem,
+        expected=f"the training data of {run}",
+        action="Name their present place: cmdiad-train DATA --from-run RUN --candidate DIR",
+    )
+
+
+def _has_categories(root: Path, names: Sequence[str]) -> bool:
+    return {printable(category.name) for category in find_categories(root)}.issuperset(names)
 
 
 def _with_network(run: Path, family: Family) -> Path | None:
