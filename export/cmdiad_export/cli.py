@@ -19,7 +19,7 @@ from cmdiad_runtime.cli.options import finite
 from cmdiad_runtime.cli.threshold_text import in_shell, report_threshold
 from cmdiad_runtime.engines import PRECISIONS
 from cmdiad_runtime.engines.batch import MOST_SAMPLES
-from cmdiad_runtime.printable import cause_of
+from cmdiad_runtime.printable import cause_of, printable
 from cmdiad_runtime.support.command_line import GroupedCommand, option_group, run_command
 from cmdiad_runtime.support.pattern_folder import is_pattern_run
 
@@ -255,14 +255,36 @@ def _export_all(runs: dict[str, Path], folder: Path, suffix: str, export: Callab
 
 
 def _report_of_all(runs: Sequence[Path], bundles: Path) -> str:
-    """Return the command for a report of each category; "" if no folder has all categories under their names."""
+    """Return the command for a report of each category; "" if no data set has all categories under their names."""
     from cmdiad_train.runs.record import read_record
 
     trained = [read_record(run).data for run in runs]
     roots = {Path(data.folder).parent for data in trained}
-    if len(roots) != 1 or any(Path(data.folder).name != data.category for data in trained):
+    reports, names = Path("reports"), {data.category for data in trained}
+    if (
+        len(roots) != 1
+        or any(Path(data.folder).name != data.category for data in trained)
+        or not _is_data_set(root := roots.pop(), names, reports)
+    ):
         return ""
-    return f"cmdiad-bench report {in_shell(roots.pop())} {in_shell(bundles)} --category all --out reports"
+    return f"cmdiad-bench report {in_shell(root)} {in_shell(bundles)} --category all --out {reports}"
+
+
+def _is_data_set(root: Path, names: set[str], out: Path) -> bool:
+    """Return True if a folder has these categories and an output folder is outside of their samples.
+
+    The folder around a folder with OK and NOK directly in it is rarely a data set.
+    """
+    from cmdiad_runtime.errors import CmdiadError
+    from cmdiad_train.datasets import find_categories
+
+    try:
+        categories = find_categories(root)
+        for category in categories:
+            category.require_outside(out, "a folder outside of the samples")
+    except CmdiadError:
+        return False
+    return names <= {printable(category.name) for category in categories}
 
 
 def _export(run: Path, out: Path, options: ExportOptions) -> None:

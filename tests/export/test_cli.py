@@ -109,6 +109,32 @@ def test_the_printed_report_works_for_a_category_that_is_a_link_of_another_name(
     assert export_cli._report_of_all([Path("runs/parts")], Path("bundles")) == ""
 
 
+def test_the_report_of_all_is_printed_for_a_data_set_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder with OK and NOK directly in it is a category, but the folder around it is no data set."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(data / "gear/train/good/rgb", "plates/OK")
+    shutil.copytree(data / "gear/test/hole/rgb", "plates/NOK")
+    fit(Path("plates"), None, tiny_recipe(), Path("runs/plates"))
+    ended = command(cli, "--category", "all")
+    assert ended.code == 0, ended.err
+    printed = [line for line in ended.err.splitlines() if "cmdiad-bench report" in line]
+    assert len(printed) == 1, "the command of the one bundle"
+    report = command(bench, *shlex.split(printed[0][printed[0].index("report ") :]))
+    assert report.code == 0, report.err
+    assert Path("report/report.html").exists()
+    (tmp_path / "loose.png").write_bytes(b"")
+    assert export_cli._report_of_all([Path("runs/plates")], Path("bundles")) == "", "found among other pictures"
+    shutil.rmtree(tmp_path / "plates")
+    assert export_cli._report_of_all([Path("runs/plates")], Path("bundles")) == "", "gone"
+    record = read_record(Path("runs/plates"))
+    of_gear = replace(record.data, folder=str(data / "gear"), category="gear")
+    write_record(Path("runs/plates"), replace(record, data=of_gear))
+    expected = f"cmdiad-bench report {data} bundles --category all --out reports"
+    assert export_cli._report_of_all([Path("runs/plates")], Path("bundles")) == expected
+
+
 def set_age(run: Path, seconds: int) -> None:
     import os
 
