@@ -26,6 +26,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import triton_to_np_dtype
 
 from kserve_http import HttpDoor
+from patience import LIMIT_S
 
 Protocol = Literal["grpc", "http"]
 Fault = Literal["", "hang", "shape", "type", "nan", "nothing", "name", "version", "missing", "bytes", "uncounted"]
@@ -259,7 +260,7 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
             raise refuse(f"unexpected inference output {sorted(unknown)} for model '{request.model_name}'")
         fault = self.fault
         if fault == "hang":
-            self._released.wait(60)
+            self._released.wait(LIMIT_S)
             raise refuse("the server ends", grpc.StatusCode.UNAVAILABLE)
         arrays = dict(zip(names, model.session.run(names, feeds), strict=True))
         response = self._answer(request, {name: spoiled(array, fault) for name, array in arrays.items()}, fault)

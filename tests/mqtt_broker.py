@@ -12,12 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from patience import LIMIT_S, free_port
+
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 class Broker:
@@ -41,10 +38,10 @@ class Broker:
         self._process = subprocess.Popen(
             [str(MOSQUITTO), "-c", str(self._file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        end = time.monotonic() + 20
+        end = time.monotonic() + LIMIT_S
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S).close()
                 return self
             except OSError:
                 assert self._process.poll() is None and time.monotonic() < end, "the broker does not start"
@@ -54,7 +51,7 @@ class Broker:
         """Stop the broker; it keeps sessions and retained messages in its folder. Idempotent."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(timeout=20)
+            self._process.wait(timeout=LIMIT_S)
             self._process = None
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from patience import LIMIT_S, free_port
+
 BINARY = shutil.which("docker-registry")
 USER, PASSWORD = "line7", "line7-secret"
 HTPASSWD = f"{USER}:$2y$05$abcdefghijklmnopqrstuu1b2JtC/1/kdTl3JhZvXOZ2JnhuH6u5e\n"
@@ -48,8 +50,7 @@ def registry(folder: Path, *, password: bool = False, tls: Path | None = None) -
     """
     if BINARY is None:
         pytest.skip("needs the registry of Debian (apt-get install docker-registry)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     lines = [
         "version: 0.1",
         "log: {level: error}",
@@ -68,7 +69,7 @@ def registry(folder: Path, *, password: bool = False, tls: Path | None = None) -
         yield Running(f"127.0.0.1:{port}", folder)
     finally:
         process.kill()
-        process.wait(timeout=20)
+        process.wait(timeout=LIMIT_S)
 
 
 def _tls(folder: Path | None) -> str:
@@ -76,10 +77,10 @@ def _tls(folder: Path | None) -> str:
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + LIMIT_S
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S).close()
             return
         except OSError:
             assert process.poll() is None and time.monotonic() < end, log.read_text()

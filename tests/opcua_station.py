@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -23,9 +22,9 @@ from cmdiad_line.opcua.certificates import ServerCertificate, own_certificate
 from cmdiad_line.recipes.store import ImportOptions, RecipeStore
 from cmdiad_line.transport.link import Link, link_pair
 from cmdiad_line.transport.messages import Message, Ready, Result
+from patience import LIMIT_S, free_port
 from station_messages import part_result
 
-WAIT_S = 60.0
 BUNDLE = Path(__file__).parent / "fixtures" / "format1" / "xyz-points.cmdiad"
 PASSWORD = "four random words here"
 EVENT_FIELDS = (
@@ -44,6 +43,13 @@ EVENT_FIELDS = (
     "ResultState",
 )
 Kind = TypeVar("Kind", bound=Message)
+START = f"""
+from cmdiad_line.opcua import methods, vision_system
+from cmdiad_line.worker import start
+methods.PREPARED_WITHIN_S = vision_system.ANSWER_S = {LIMIT_S}
+start()
+"""
+"""Start of the process, which waits for an answer of the test as long as a slow machine needs."""
 
 
 @dataclass
@@ -70,7 +76,7 @@ class Supervisor:
 
     async def expect(self, kind: type[Kind]) -> Kind:
         """Return the next message of a kind; messages of other kinds before it are dropped."""
-        return await asyncio.wait_for(self._next(kind), WAIT_S)
+        return await asyncio.wait_for(self._next(kind), LIMIT_S)
 
     async def _next(self, kind: type[Kind]) -> Kind:
         while True:
@@ -80,13 +86,6 @@ class Supervisor:
                 if isinstance(message, kind):
                     return message
             await asyncio.sleep(0.01)
-
-
-def free_port() -> int:
-    """Return a port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def station_result(acquisition_id: int, **changes: Any) -> Result:
@@ -120,7 +119,7 @@ def running_server(folder: Path, section: str = "") -> Iterator[Supervisor]:
         f'[[source]]\nkind = "simulated"\n[opcua]\nport = {port}\n{section}\n'
     )
     here, there = link_pair()
-    command = [sys.executable, "-m", "cmdiad_line.worker", "opcua", str(there.fileno()), str(file), str(folder)]
+    command = [sys.executable, "-c", START, "opcua", str(there.fileno()), str(file), str(folder)]
     process = subprocess.Popen(command, pass_fds=[there.fileno()])
     there.close()
     try:
@@ -130,7 +129,7 @@ def running_server(folder: Path, section: str = "") -> Iterator[Supervisor]:
     finally:
         here.close()
         try:
-            process.wait(WAIT_S)
+            process.wait(LIMIT_S)
         finally:
             process.kill()
             process.wait()
@@ -152,7 +151,7 @@ async def secured_client(
 ) -> Client:
     """Return a client with SignAndEncrypt that is not connected yet."""
     own = client_certificate(folder or supervisor.folder)
-    client = Client(f"opc.tcp://127.0.0.1:{supervisor.port}/cmdiad", timeout=WAIT_S, watchdog_intervall=WAIT_S)
+    client = Client(f"opc.tcp://127.0.0.1:{supervisor.port}/cmdiad", timeout=LIMIT_S, watchdog_intervall=LIMIT_S)
     client.application_uri = own.application_uri
     key = own.private_key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -210,7 +209,7 @@ class Plant:
             while await self.state() != state:
                 await asyncio.sleep(0.01)
 
-        await asyncio.wait_for(reached(), WAIT_S)
+        await asyncio.wait_for(reached(), LIMIT_S)
 
     async def event(self, name: str) -> Any:
         """Return the next event of a type; other events before it are dropped."""
@@ -222,7 +221,7 @@ class Plant:
                 if event.EventType == kind.nodeid:
                     return event
 
-        return await asyncio.wait_for(next_event(), WAIT_S)
+        return await asyncio.wait_for(next_event(), LIMIT_S)
 
     async def _event_path(self, name: str) -> list[str]:
         transition = name in ("StateChanged", "Error", "ErrorResolved")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
 
+from cmdiad_line.plc.simulator import PlcClient
 from cmdiad_line.transport.link import LinkClosedError, link_pair
 from cmdiad_line.transport.messages import (
     Acknowledge,
@@ -22,17 +24,32 @@ from cmdiad_line.transport.messages import (
     Trigger,
     Triggered,
 )
+from patience import LIMIT_S
 from station_messages import part_result, station_state
 
 CHILD = """
-import logging, sys
+import logging, signal, sys, time
 from types import SimpleNamespace
 from cmdiad_line.plc.process import serve
 from cmdiad_line.station_file.modbus import Modbus
 from cmdiad_line.transport.link import link_from_descriptor
 logging.basicConfig(level=logging.INFO)
-serve(link_from_descriptor(int(sys.argv[1])), SimpleNamespace(modbus=Modbus(port=0, silent_ms=1000), gpio=None))
+clock, later_ns = time.monotonic_ns, [0]
+time.monotonic_ns = lambda: clock() + later_ns[0]
+signal.signal(signal.SIGUSR1, lambda *_: later_ns.append(later_ns.pop() + 61 * 10**9))
+serve(link_from_descriptor(int(sys.argv[1])), SimpleNamespace(modbus=Modbus(port=0, silent_ms=60_000), gpio=None))
 """
+"""The process under test. For it, the signal SIGUSR1 lets more time pass than a supervisor may be silent."""
+
+
+class PatientPlc(PlcClient):
+    """A simulated PLC on this machine that waits as long as a slow machine needs."""
+
+    def __init__(self, port, **options):
+        super().__init__("127.0.0.1", port, timeout_s=LIMIT_S, **options)
+
+    def wait(self, condition, *, timeout_s=LIMIT_S):
+        return super().wait(condition, timeout_s=max(timeout_s, LIMIT_S))
 
 
 class StandInSupervisor:
@@ -125,6 +142,10 @@ class StandInSupervisor:
     def state(self):
         return station_state(self.phase, reason="", message="")
 
+    def let_time_pass(self):
+        """Let more time pass for the process than the supervisor may be silent."""
+        self._process.send_signal(signal.SIGUSR1)
+
     def kill(self):
         """End the process with SIGKILL."""
         self._process.kill()
@@ -133,19 +154,19 @@ class StandInSupervisor:
     def end(self):
         """Ask the process to end, and return its exit code."""
         self._link.send(End())
-        return self._process.wait(timeout=20)
+        return self._process.wait(timeout=LIMIT_S)
 
     def terminate(self):
         """Send SIGTERM, and return the exit code."""
         self._process.terminate()
-        return self._process.wait(timeout=20)
+        return self._process.wait(timeout=LIMIT_S)
 
     def close(self):
         """Stop the thread, and the process if it still runs. Idempotent."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(timeout=20)
+            self._thread.join(timeout=LIMIT_S)
         self._process.kill()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=LIMIT_S)
         self._process.stderr.close()
         self._link.close()

@@ -34,29 +34,31 @@ from cmdiad_line.transport.messages import (
     Trigger,
     Triggered,
 )
-
-LIMIT_S = 60.0
-"""Seconds to wait for something that must happen; a test waits this long only when it fails."""
+from patience import LIMIT_S
 
 
 def write_station_file(folder: Path, bundle: Path, data: Path, **changes: Mapping[str, Any]) -> Path:
-    """Write a station file with a simulated sensor. Keywords are sections, with the keys to add."""
+    """Write a station file with a simulated sensor. Keywords are sections, with the keys to add.
+
+    The times are the longest ones: a test may freeze a process, and other programs may occupy the machine.
+    """
     sections: dict[str, dict[str, Any]] = {
         "station": {
             "name": "test",
             "state": str(folder / "state"),
             "frame_megapixels": 0.1,
             "restarts_per_minute": 1000,
+            "deadline_ms": 600_000,
+            "hang_ms": 600_000,
         },
         "recipe": {"bundle": str(bundle), "id": "gear"},
-        # The frame may be late: a test may freeze the acquisition, and other programs may occupy the machine.
         "[source]": {
             "kind": "simulated",
             "data": str(data),
             "fault_file": str(folder / "faults"),
-            "timeout_ms": 30_000,
+            "timeout_ms": 60_000,
         },
-        "modbus": {"port": 0},
+        "modbus": {"port": 0, "silent_ms": 60_000},
     }
     for name, keys in changes.items():
         section = sections.setdefault("[source]" if name == "source" else name, {})
@@ -194,27 +196,25 @@ class Plc:
             self._link.close()
 
     def _receive(self, link: Link) -> None:
-        """Take the messages that have arrived, and give a sign of life."""
+        """Take the messages that have arrived, also the last ones of a station that has ended; give a sign of life."""
         try:
-            messages = link.receive()
+            for message in link.receive():
+                self._take(message, link)
             link.send(Alive())
         except (LinkClosedError, LinkFullError):
             link.close()
             self._link = None
-            return
-        for message in messages:
-            self._take(message)
-        if messages:
-            self._changed.notify_all()
+        self._changed.notify_all()
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message, link: Link) -> None:
         if isinstance(message, Triggered):
             self.ids[message.token] = message
         elif isinstance(message, Result):
             self.results.setdefault(message.acquisition_id, []).append(message)
             self.arrived.setdefault(message.acquisition_id, time.perf_counter())
-            if self.acknowledges and self._link is not None:
-                self._link.send(Acknowledge(acquisition_id=message.acquisition_id))
+            if self.acknowledges:
+                with suppress(LinkClosedError, LinkFullError):
+                    link.send(Acknowledge(acquisition_id=message.acquisition_id))
         elif isinstance(message, AcquisitionDone):
             self.done.append(message.acquisition_id)
         elif isinstance(message, Answer):
@@ -331,7 +331,9 @@ def running_station(file: Path) -> Iterator[RunningStation]:
             super().__init__(*arguments)
             running.supervisor = self
 
+    start_limit_ns = supervisor_module._START_LIMIT_NS
     supervisor_module.Hub = TestHub  # type: ignore[misc]
+    supervisor_module._START_LIMIT_NS = int(LIMIT_S * 1e9)
     start_module.Supervisor = TestSupervisor  # type: ignore[misc, assignment]
     try:
         running.start()
@@ -340,6 +342,7 @@ def running_station(file: Path) -> Iterator[RunningStation]:
         running.end()
         plc.close()
         supervisor_module.Hub = Hub  # type: ignore[misc]
+        supervisor_module._START_LIMIT_NS = start_limit_ns
         start_module.Supervisor = Supervisor  # type: ignore[misc]
 
 

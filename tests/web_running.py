@@ -19,12 +19,10 @@ from cmdiad_line.station_file.station import Station
 from cmdiad_line.station_file.web import Web
 from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
 from cmdiad_line.transport.messages import Alive, Answer, Command, End, Message, Ready, StationState, Trigger, Triggered
-from cmdiad_line.web import process
+from cmdiad_line.web import connections, desk, process
 from cmdiad_line.web.address_file import ADDRESS_FILE
+from patience import LIMIT_S
 from web_doubles import READY, StationRecords, make_result
-
-LIMIT_S = 60.0
-"""Generous limit for anything that must happen."""
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
@@ -64,11 +62,15 @@ class RunningWeb:
         with self._lock:
             self.link.send(message)
 
-    def publish(self, number: int, verdict: str = "OK", reason: str = "", **changes: Any) -> None:
-        """Inspect a part: in work, recorded, published."""
+    def publish(
+        self, number: int, verdict: str = "OK", reason: str = "", *, picture: bytes | None = None, **changes: Any
+    ) -> None:
+        """Inspect a part: in work, recorded, with its picture if there is one, published."""
         result = make_result(number, verdict, reason, **changes)
         self.send(replace(READY, in_work=1))
         self.records.add(result)
+        if picture is not None:
+            self.records.keep_picture(number, picture)
         self.send(result)
         self.send(READY)
 
@@ -125,8 +127,26 @@ def make_station(folder: Path, **settings: Any) -> Station:
 
 
 @contextmanager
-def running_web(folder: Path, **settings: Any) -> Iterator[RunningWeb]:
-    """Run a web process until the block ends."""
+def running_web(
+    folder: Path, *, silence_s: float = LIMIT_S, request_s: float = LIMIT_S, **settings: Any
+) -> Iterator[RunningWeb]:
+    """Run a web process until the block ends.
+
+    Args:
+        folder: Folder of the station.
+        silence_s: Seconds without a message after which the supervisor counts as gone.
+        request_s: Longest time in seconds in which a request must come.
+        settings: Keys of the section `[web]`, and `push`; see `make_station`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(desk, "SILENCE_S", silence_s)
+        patch.setattr(connections, "REQUEST_S", request_s)
+        with _running(folder, **settings) as web:
+            yield web
+
+
+@contextmanager
+def _running(folder: Path, **settings: Any) -> Iterator[RunningWeb]:
     station = make_station(folder, **settings)
     records = StationRecords(station.state)
     here, there = link_pair()

@@ -33,9 +33,6 @@ from mqtt_broker import write_certificates
 from stations import RunningStation, running_station, wait_for, write_station_file
 from web_running import RunningWeb, running_web
 
-PATIENT = {"deadline_ms": 60_000, "hang_ms": 600_000}
-"""No result of a test depends on the speed of the machine."""
-
 
 def published(bundle: Path, folder: Path) -> str:
     """Return the name of a bundle in a layout."""
@@ -87,7 +84,7 @@ def line(exported: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "private_key": str(folder / "broker.key"),
         "token_file": str(folder / "tokens"),
     }
-    file = write_station_file(folder, bundle, data / "gear" / "train", station=PATIENT, web=web)
+    file = write_station_file(folder, bundle, data / "gear" / "train", web=web)
     with running_station(file) as running:
         running.plc.wait_ready()
         wait_for(lambda: running.runs("web"))

@@ -13,6 +13,7 @@ from cmdiad_line.accounts import store as store_module
 from cmdiad_line.accounts.account import AccountError
 from cmdiad_line.accounts.lock_out import FIRST_LOCK_S, FREE_FAILURES, LONGEST_LOCK_S, is_locked, lock_seconds
 from cmdiad_line.accounts.store import AccountStore
+from patience import LIMIT_S
 
 GOOD = "four random words"
 
@@ -116,7 +117,7 @@ def test_guesses_at_the_same_time_are_all_counted(store: AccountStore, monkeypat
 
     def check(hashed: str, password: str) -> bool:
         if hashed != "hash of nothing":
-            begun.wait(timeout=30)
+            begun.wait(LIMIT_S)
             checked.append(password)
         return False
 

@@ -26,11 +26,11 @@ from cmdiad_line.records.database import Database
 from cmdiad_line.station_file.source import FolderSource, PushSource
 from cmdiad_runtime.readers.worker import TimedReader
 from cmdiad_runtime.sample import Sample
+from patience import LIMIT_S
 from record_rows import a_record
 
 IMAGE = np.random.default_rng(1).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 CLOUD = np.random.default_rng(2).uniform(0.1, 0.5, (24, 32, 3)).astype(np.float32)
-LIMIT_S = 60.0
 
 
 def next_frame(opened: source.Source) -> source.Frame:
@@ -67,11 +67,14 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def watched(folder):
+def watched(folder, monkeypatch):
+    """Return a function that opens a source whose limits no slow machine reaches."""
+    monkeypatch.setattr(claims, "RECORDED_S", 1000 * LIMIT_S)
     opened: list[WatchedFolder] = []
 
     def make(**changes: Any) -> WatchedFolder:
-        settings = FolderSource(**{"kind": "folder", "path": folder, "settle_ms": 0, **changes})
+        patient = {"settle_ms": 0, "limit_ms": 600_000, "timeout_ms": 60_000}
+        settings = FolderSource(**{"kind": "folder", "path": folder, **patient, **changes})
         made = make_source(settings, folder.parent)
         assert isinstance(made, WatchedFolder)
         made.open()
@@ -373,7 +376,7 @@ def pushed(tmp_path):
     opened: list[Push] = []
 
     def make(**changes: Any) -> Push:
-        made = make_source(PushSource(**{"kind": "push", **changes}), tmp_path)
+        made = make_source(PushSource(**{"kind": "push", "timeout_ms": 60_000, **changes}), tmp_path)
         assert isinstance(made, Push)
         made.open()
         opened.append(made)
@@ -388,7 +391,7 @@ def pushed(tmp_path):
 def shared(tmp_path_factory):
     """One open source for the tests that send no picture, and its state folder."""
     state = tmp_path_factory.mktemp("s")
-    made = Push(PushSource(kind="push", max_megabytes=1), state / SOCKET)
+    made = Push(PushSource(kind="push", max_megabytes=1, timeout_ms=60_000), state / SOCKET)
     made.open()
     yield made, state
     made.close()

@@ -17,7 +17,7 @@ from cmdiad_line.cli.line import SUBCOMMANDS, cli
 from cmdiad_line.cli.state_lines import StateLines
 from cmdiad_line.station_file.mistakes import StationFileError
 from cmdiad_line.station_file.read import read_station
-from mqtt_broker import free_port
+from patience import LIMIT_S, free_port
 from station_messages import station_state
 from stations import write_station_file
 
@@ -107,7 +107,6 @@ def test_run_says_addresses_and_when_the_station_is_ready(exported, data, tmp_pa
         tmp_path,
         exported("rgb"),
         data / "gear" / "train",
-        station={"deadline_ms": 60_000},
         modbus={"port": (port := free_port())},
         web={"port": 0},
     )
@@ -123,7 +122,7 @@ def test_run_says_addresses_and_when_the_station_is_ready(exported, data, tmp_pa
         assert lines.index(f"page: {page}") < lines.index("station test ready: recipe gear")
         process.send_signal(signal.SIGTERM)
         assert process.stderr.read().splitlines()[-1] == "station test stopped"
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=LIMIT_S) == 0
     finally:
         process.kill()
         process.wait()
@@ -165,7 +164,7 @@ def test_lines_of_a_station_say_each_change_once(exported, data, tmp_path):
 def test_a_full_pipe_does_not_delay_the_station(exported, data, tmp_path, monkeypatch):
     """A blocked stderr blocks the thread of the lines only."""
     free = threading.Event()
-    monkeypatch.setattr("cmdiad_line.cli.state_lines.say", lambda line: free.wait(60))
+    monkeypatch.setattr("cmdiad_line.cli.state_lines.say", lambda line: free.wait(LIMIT_S))
     monkeypatch.setattr("cmdiad_line.cli.state_lines._LAST_S", 0.01)
     lines = StateLines(read_station(write_station_file(tmp_path, exported("rgb"), data / "gear" / "train")))
     for reason in ("camera-gone", "stopped", "not-ready"):
@@ -173,7 +172,7 @@ def test_a_full_pipe_does_not_delay_the_station(exported, data, tmp_path, monkey
     lines.close()
     assert lines._thread.is_alive()
     free.set()
-    lines._thread.join(60)
+    lines._thread.join(LIMIT_S)
     assert not lines._thread.is_alive()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,26 +13,19 @@ from pathlib import Path
 
 import pytest
 
+import cmdiad_line.supervisor.restarts as restarts_module
 import cmdiad_line.supervisor.supervisor as supervisor_module
+from cmdiad_line.supervisor.child import Child
 from cmdiad_line.transport.messages import Trigger
 from lanes import long
-from stations import LIMIT_S, RunningStation, running_station, wait_for, write_station_file
-
-PATIENT = {"deadline_ms": 60_000, "hang_ms": 600_000}
-"""No result of a test depends on the speed of the machine."""
-SHORT = {"deadline_ms": 1500, "hang_ms": 300}
+from patience import LIMIT_S, refusing_port
+from stations import RunningStation, running_station, wait_for, write_station_file
 
 
 @pytest.fixture(scope="module")
 def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStation]:
     folder = tmp_path_factory.mktemp("station")
-    file = write_station_file(
-        folder,
-        exported("rgb"),
-        data / "gear" / "train",
-        station=PATIENT,
-        source={"unplug_ms": 300},
-    )
+    file = write_station_file(folder, exported("rgb"), data / "gear" / "train", source={"unplug_ms": 300})
     usual = os.umask(0)  # The files of a station are private whatever the system's setting.
     try:
         with running_station(file) as running:
@@ -82,7 +74,11 @@ def test_driver_that_ends_the_process(station):
 def test_trigger_storm(station):
     plc = station.plc
     tokens = range(10_000, 10_050)
-    for token in tokens:
+    with station.frozen("acquisition"):  # While the first parts are in work, the others of this half come.
+        for token in tokens[:25]:
+            plc.send(Trigger(token=token))
+        plc.wait_for(lambda: all(token in plc.ids for token in tokens[:25]))
+    for token in tokens[25:]:
         plc.send(Trigger(token=token))
     plc.wait_for(lambda: all(token in plc.ids for token in tokens))
     answers = {plc.ids[token].acquisition_id: plc.ids[token] for token in tokens}
@@ -202,28 +198,53 @@ def own_folder(exported, data: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
 
 
 def test_hung_engine_is_killed_after_its_deadline(own_folder):
-    with running_station(write_station_file(*own_folder, station=SHORT)) as station:
+    with running_station(write_station_file(*own_folder)) as station:
         station.plc.wait_ready()
         process = station.pid("inspection")
         with station.frozen("inspection"):
-            result = station.plc.inspect()
+            part = station.plc.trigger()
+            station.wait_stage(part, "inspecting")
+            let_time_pass(station, part)
+            result = station.plc.result(part)
             assert (result.verdict, result.reason) == ("NG", "deadline")
             wait_for(lambda: station.runs("inspection", but=process))
-        station.plc.wait_ready()
-        assert station.plc.state().counters["restarts"] >= 1
-        assert station.plc.state().counters["rows_lost"] == 0
+        states = station.plc.states
+        station.plc.wait_for(lambda: states[-1].phase == "ready" and states[-1].counters["restarts"] >= 1)
+        assert states[-1].counters["rows_lost"] == 0
+
+
+def let_time_pass(station: RunningStation, part: int) -> None:
+    """Let the deadline of a part, and the time after which its engine is taken for hung, be over for this part only."""
+    assert station.supervisor is not None
+    entry = station.supervisor._dispatch._parts[part]
+    entry.deadline_ns -= 2 * 600_000 * 10**6
 
 
 @pytest.mark.parametrize("name", ["inspection", long("acquisition"), long("records")])
 def test_idle_process_without_a_sign_of_life_is_replaced(own_folder, name):
-    with running_station(write_station_file(*own_folder, station=SHORT)) as station:
+    with running_station(write_station_file(*own_folder)) as station:
         station.plc.wait_ready()
         process = station.pid(name)
         with station.frozen(name):
-            wait_for(lambda: station.runs(name, but=process))
-        station.plc.wait_ready()
+            child = station.hub.child(name)
+            assert child is not None
+            wait_for(lambda: silent(child, process, station))
+        station.wait_ok()
 
 
+def silent(child: Child, process: int, station: RunningStation) -> bool:
+    """Date the last message of a process back by the time of silence; return True if another one runs."""
+    child.heard_ns = -(10**18)
+    return station.runs(child.name, but=process)
+
+
+@pytest.fixture
+def long_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all restarts of a test count for the same minute, however long a process takes to start."""
+    monkeypatch.setattr(restarts_module, "MINUTE_NS", 10**15)
+
+
+@pytest.mark.usefixtures("long_minute")
 def test_process_that_ends_again_and_again_ends_the_station(own_folder):
     file = write_station_file(*own_folder, station={"restarts_per_minute": 1})
     with running_station(file) as station:
@@ -233,9 +254,10 @@ def test_process_that_ends_again_and_again_ends_the_station(own_folder):
         wait_for(lambda: station.runs("acquisition", but=first))
         station.kill("acquisition")
         assert station.wait() == supervisor_module.GAVE_UP
-        assert station.plc.state().phase == "failed"
+        station.plc.wait_for(lambda: station.plc.state().phase == "failed")
 
 
+@pytest.mark.usefixtures("long_minute")
 def test_damaged_database_never_ends_in_ok(own_folder):
     file = write_station_file(*own_folder)
     with running_station(file) as station:
@@ -256,10 +278,10 @@ def test_damaged_database_never_ends_in_ok(own_folder):
 
 
 def test_broker_that_is_away_stops_no_part(own_folder):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    file = write_station_file(*own_folder, mqtt={"host": "127.0.0.1", "port": port})
-    with running_station(file) as station:
+    with (
+        refusing_port() as port,
+        running_station(write_station_file(*own_folder, mqtt={"host": "127.0.0.1", "port": port})) as station,
+    ):
         station.plc.wait_ready()
         wait_for(lambda: station.runs("mqtt"))
         process = station.pid("mqtt")

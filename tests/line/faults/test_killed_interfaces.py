@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from lanes import some
-from mqtt_broker import free_port
+from patience import free_port
 from stations import RunningStation, running_station, wait_for, write_station_file
 
-PATIENT = {"deadline_ms": 60_000, "hang_ms": 600_000}
-"""A process that the test stops is not taken for hung."""
 INTERFACES = ("opcua", "mqtt", "web")
 """The PLC process is killed in tests/line/plc/test_plc_station.py."""
 
@@ -21,7 +19,7 @@ INTERFACES = ("opcua", "mqtt", "web")
 def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStation]:
     sections = {"opcua": {"port": 0}, "mqtt": {"port": free_port()}, "web": {"port": 0}}
     folder = tmp_path_factory.mktemp("station")
-    file = write_station_file(folder, exported("rgb"), data / "gear" / "train", station=PATIENT, **sections)
+    file = write_station_file(folder, exported("rgb"), data / "gear" / "train", **sections)
     with running_station(file) as running:
         running.plc.wait_ready()
         wait_for(lambda: all(running.runs(name) for name in INTERFACES))

@@ -17,8 +17,6 @@ pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnhandledThreadEx
 
 FREEZE = {"acquiring": "acquisition", "inspecting": "inspection", "recording": "records"}
 """Process that is stopped to hold a part in a phase."""
-PATIENT = {"deadline_ms": 60_000, "hang_ms": 600_000}
-"""A process that the test stops is not taken for hung."""
 EXPECTED = {
     ("acquiring", "acquisition"): "acquisition-died",
     ("acquiring", "inspection"): "inspection-died",
@@ -36,7 +34,7 @@ EXPECTED = {
 @pytest.fixture(scope="module")
 def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStation]:
     folder = tmp_path_factory.mktemp("station")
-    file = write_station_file(folder, exported("rgb"), data / "gear" / "train", station=PATIENT)
+    file = write_station_file(folder, exported("rgb"), data / "gear" / "train")
     with running_station(file) as running:
         running.plc.wait_ready()
         yield running

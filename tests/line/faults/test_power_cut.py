@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from cmdiad_line.records.verifying import verify_file
-from stations import LIMIT_S, write_station_file
+from patience import LIMIT_S
+from stations import write_station_file
 
 TESTS = Path(__file__).parents[2]
 CUTS = 3
@@ -48,7 +49,7 @@ def recorded(database: Path) -> dict[int, str]:
 
 def test_power_cut_at_random_moments(exported, data, tmp_path):
     draw = random.Random(18)
-    file = write_station_file(tmp_path, exported("rgb"), data / "gear" / "train", station={"deadline_ms": 60_000})
+    file = write_station_file(tmp_path, exported("rgb"), data / "gear" / "train")
     seen: dict[int, str] = {}
     for _ in range(CUTS):
         published = published_until_the_cut(file, draw.randrange(1, 20), draw.random() * 0.02)

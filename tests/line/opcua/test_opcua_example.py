@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cmdiad_line.transport.messages import Trigger, Triggered
-from opcua_station import PASSWORD, WAIT_S, Supervisor, plant, running_server, station_result
+from opcua_station import PASSWORD, Supervisor, plant, running_server, station_result
+from patience import LIMIT_S
 from station_messages import station_state
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "opcua_client.py"
@@ -66,7 +67,7 @@ def test_part_without_a_result_in_time_is_ng_while_other_parts_get_theirs(superv
             trigger = await supervisor.expect(Trigger)
             supervisor.send(Triggered(token=trigger.token, acquisition_id=42, accepted=True))
             others = asyncio.ensure_future(other_parts())
-            assert await asyncio.wait_for(verdict, WAIT_S) == "NG"
+            assert await asyncio.wait_for(verdict, LIMIT_S) == "NG"
             others.cancel()
 
     asyncio.run(scenario())

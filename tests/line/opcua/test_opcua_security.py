@@ -17,13 +17,13 @@ from cmdiad_line.opcua.sign_in import FAILURES, WINDOW_S, SignIn
 from cmdiad_line.transport.messages import Answer, Command, End
 from opcua_station import (
     PASSWORD,
-    WAIT_S,
     Supervisor,
     client_certificate,
     plant,
     running_server,
     secured_client,
 )
+from patience import LIMIT_S
 from station_messages import station_state
 
 MODE = "VisionStateMachine/AutomaticModeStateMachine"
@@ -44,7 +44,7 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]
 @asynccontextmanager
 async def unsecured_channel(supervisor: Supervisor):
     """Yield a client with a channel without security and without a session, as for discovery."""
-    client = Client(f"opc.tcp://127.0.0.1:{supervisor.port}/cmdiad", timeout=WAIT_S, watchdog_intervall=WAIT_S)
+    client = Client(f"opc.tcp://127.0.0.1:{supervisor.port}/cmdiad", timeout=LIMIT_S, watchdog_intervall=LIMIT_S)
     await client.connect_socket()
     try:
         await client.send_hello()
@@ -190,7 +190,7 @@ def test_nothing_can_be_written(supervisor):
 
 def test_unsecured_sessions_if_the_station_file_says_so_until_the_end(tmp_path):
     async def scenario(supervisor: Supervisor):
-        client = Client(f"opc.tcp://127.0.0.1:{supervisor.port}/cmdiad", timeout=WAIT_S, watchdog_intervall=WAIT_S)
+        client = Client(f"opc.tcp://127.0.0.1:{supervisor.port}/cmdiad", timeout=LIMIT_S, watchdog_intervall=LIMIT_S)
         client.set_user("eng-1")
         client.set_password(PASSWORD)
         async with client:
@@ -203,7 +203,7 @@ def test_unsecured_sessions_if_the_station_file_says_so_until_the_end(tmp_path):
     with running_server(tmp_path, 'encryption = "none"') as supervisor:
         asyncio.run(scenario(supervisor))
         supervisor.send(End())
-        assert supervisor.process.wait(WAIT_S) == 0
+        assert supervisor.process.wait(LIMIT_S) == 0
 
 
 class StubStore(AccountStore):

@@ -18,7 +18,8 @@ from cmdiad_line.transport.messages import (
     Trigger,
     Triggered,
 )
-from opcua_station import WAIT_S, Plant, Supervisor, plant, running_server, station_result
+from opcua_station import Plant, Supervisor, plant, running_server, station_result
+from patience import LIMIT_S
 from station_messages import DIGEST, station_state
 
 MODE = "VisionStateMachine/AutomaticModeStateMachine"
@@ -476,4 +477,4 @@ def test_process_reports_life(supervisor):
 def test_process_ends_with_the_supervisor(supervisor):
     """The last test of this server."""
     supervisor.link.close()
-    assert supervisor.process.wait(WAIT_S) == 0
+    assert supervisor.process.wait(LIMIT_S) == 0

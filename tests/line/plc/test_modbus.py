@@ -19,6 +19,7 @@ from cmdiad_line.plc.registers import (
 )
 from cmdiad_line.plc.signals import Offline, Outputs, ShownResult
 from cmdiad_runtime.errors import CmdiadError
+from patience import LIMIT_S
 
 OUTPUTS = Outputs(
     bits=frozenset(["online", "results_valid", "job_pass", "scored"]),
@@ -42,7 +43,7 @@ class Plant:
 
     async def __aenter__(self):
         port = await self.server.open("127.0.0.1", 0, ())
-        self.client = AsyncModbusTcpClient("127.0.0.1", port=port, timeout=20, retries=0)
+        self.client = AsyncModbusTcpClient("127.0.0.1", port=port, timeout=LIMIT_S, retries=0)
         assert await self.client.connect()
         return self
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from cmdiad_line.plc.program import PlcProgram
-from cmdiad_line.plc.simulator import PlcClient, PlcConnectionError, run_program
-from mqtt_broker import free_port
+from cmdiad_line.plc.simulator import PlcConnectionError, run_program
+from patience import LIMIT_S, free_port
+from plc_process import PatientPlc
 from stations import wait_for, write_station_file
 
 RUN = "import sys; from cmdiad_line.cli.line import main; sys.argv[0] = 'cmdiad-line'; main()"
@@ -27,19 +28,17 @@ def port():
 @pytest.fixture(scope="module")
 def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory, port):
     folder = tmp_path_factory.mktemp("plc_station")
-    file = write_station_file(
-        folder, exported("rgb"), data / "gear" / "train", station={"deadline_ms": 60_000}, modbus={"port": port}
-    )
+    file = write_station_file(folder, exported("rgb"), data / "gear" / "train", modbus={"port": port})
     process = subprocess.Popen([sys.executable, "-c", RUN, "run", str(file)])
     yield process
     process.kill()
-    process.wait(timeout=20)
+    process.wait(timeout=LIMIT_S)
 
 
 @pytest.fixture
 def plc(station, port):
-    client = PlcClient("127.0.0.1", port, timeout_s=20)
-    end = time.monotonic() + 60
+    client = PatientPlc(port)
+    end = time.monotonic() + LIMIT_S
     while True:
         try:
             client.connect()
@@ -47,7 +46,7 @@ def plc(station, port):
         except PlcConnectionError:
             assert station.poll() is None and time.monotonic() < end, "the station does not start"
             time.sleep(0.05)
-    client.wait(lambda outputs: "online" in outputs.bits, timeout_s=60)
+    client.wait(lambda outputs: "online" in outputs.bits)
     yield client
     client.close()
 
@@ -66,8 +65,8 @@ def process_of(station, room):
 
 
 def test_parts_are_inspected(plc):
-    program = PlcProgram(parts=8, takt_s=0, timeout_s=120)
-    assert run_program(plc, program, limit_s=200) == 0
+    program = PlcProgram(parts=8, takt_s=0, timeout_s=LIMIT_S)
+    assert run_program(plc, program, limit_s=2 * LIMIT_S) == 0
     counts = program.counts
     assert counts["identified"] == counts["results"] == 8
     assert counts["passed"] > 0
@@ -82,8 +81,8 @@ def test_killed_plc_process_mixes_up_nothing(station, plc):
             killed.append(process_of(station, "plc"))
             os.kill(killed[0], signal.SIGKILL)
 
-    program = PlcProgram(taken=taken, parts=8, takt_s=0.5, timeout_s=120, name="second")
-    assert run_program(plc, program, limit_s=240) >= 1
+    program = PlcProgram(taken=taken, parts=8, takt_s=0.5, timeout_s=LIMIT_S, name="second")
+    assert run_program(plc, program, limit_s=2 * LIMIT_S) >= 1
     counts = program.counts
     assert killed and process_of(station, "plc") != killed[0]
     assert counts["swapped"] == counts["foreign"] == 0
@@ -104,11 +103,11 @@ def test_plc_process_killed_with_a_part_in_work(station, plc):
         os.kill(killed, signal.SIGKILL)
         wait_for(lambda: reconnected(plc))
         assert process_of(station, "plc") != killed
-        outputs = plc.wait(lambda outputs: "online" in outputs.bits, timeout_s=60)
+        outputs = plc.wait(lambda outputs: "online" in outputs.bits)
         assert (outputs.result, "job_pass" in outputs.bits) == (None, False)
     finally:
         os.kill(inspection, signal.SIGCONT)
-    outputs = plc.wait(lambda outputs: outputs.result is not None, timeout_s=60)
+    outputs = plc.wait(lambda outputs: outputs.result is not None)
     assert outputs.result.acquisition_id == part
     plc.write({"results_ack": True})
     plc.wait(lambda outputs: outputs.result is None)
@@ -143,6 +142,6 @@ def test_stopped_station_answers_with_ng(plc):
 
 def test_no_output_after_the_end(station, plc):
     station.terminate()
-    assert station.wait(timeout=60) == 0
+    assert station.wait(timeout=LIMIT_S) == 0
     with pytest.raises(PlcConnectionError):
         plc.wait(lambda outputs: False)

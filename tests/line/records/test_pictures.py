@@ -29,6 +29,7 @@ from cmdiad_runtime.preprocess.views.place import PaddedSquare
 from cmdiad_runtime.readers.npz import read_npz
 from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.records import RecordError
+from patience import LIMIT_S
 from record_rows import a_record, a_rejected
 from station_messages import TIME, part_inspected
 
@@ -214,7 +215,7 @@ class Memory:
         if slot != owner_id:
             raise WrongFrameError("another part")
         if self.gate is not None:
-            assert self.gate.wait(30)
+            assert self.gate.wait(LIMIT_S)
         return {"rgb": IMAGE}
 
 
@@ -227,7 +228,7 @@ def order(number, slot=None):
 def wait_for(keeper, count):
     answers = []
     while len(answers) < count:
-        assert select.select([keeper], [], [], 30)[0]
+        assert select.select([keeper], [], [], LIMIT_S)[0]
         answers += keeper.done()
     return answers
 
@@ -277,5 +278,5 @@ def test_end_does_not_wait_for_pictures_that_wait(tmp_path, monkeypatch):
         for number in range(1, 9):
             keeper.keep(order(number))
         join = keeper._thread.join
-        monkeypatch.setattr(keeper._thread, "join", lambda limit: memory.gate.set() or join(30))
+        monkeypatch.setattr(keeper._thread, "join", lambda limit: memory.gate.set() or join(LIMIT_S))
     assert len(numbers(tmp_path)) <= 1

@@ -34,9 +34,8 @@ from cmdiad_line.transport.messages import (
     Reserve,
 )
 from cmdiad_runtime.errors import CmdiadError, OutputError
+from patience import LIMIT_S
 from record_rows import a_record, a_rejected
-
-LIMIT_S = 30.0
 
 
 class Supervisor:

@@ -12,7 +12,8 @@ from cmdiad_line.supervisor.child import Child, start_child
 from cmdiad_line.supervisor.hub import Gone, Hub
 from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
 from cmdiad_line.transport.messages import Alive, End, Failed, Message
-from stations import LIMIT_S, NoProcess
+from patience import LIMIT_S
+from stations import NoProcess
 
 
 class HubOfLinks(Hub):

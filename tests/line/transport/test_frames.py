@@ -16,6 +16,7 @@ from cmdiad_line.transport import frames
 from cmdiad_line.transport.frames import FramePool, FrameTooLargeError, WrongFrameError, frames_path, pushed_owner
 from cmdiad_line.transport.messages import ArrayPlace
 from cmdiad_runtime.errors import OutputError
+from patience import LIMIT_S
 
 RGB = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
 XYZ = np.linspace(0, 1, 4 * 5 * 3, dtype=np.float32).reshape(4, 5, 3)
@@ -209,7 +210,7 @@ def test_reader_next_to_a_busy_writer_never_sees_a_mixture(tmp_path):
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"writes\n"
             place = ArrayPlace(name="rgb", dtype="uint8", shape=(40, 50, 3), offset=0)
-            whole, limit = 0, time.monotonic() + 60
+            whole, limit = 0, time.monotonic() + LIMIT_S
             while whole < 200 and time.monotonic() < limit:
                 part = pool.owner(0)
                 try:

@@ -16,9 +16,11 @@ from cmdiad_line.accounts.tokens import add_token
 from cmdiad_line.acquisition.source import Frame, FrameRefusedError, FrameTimeoutError
 from cmdiad_line.acquisition.sources import push as receiver
 from cmdiad_line.station_file.source import PushSource
+from cmdiad_line.web import push as sender
 from cmdiad_line.web.push import Push, push_of
+from patience import LIMIT_S
 from web_doubles import make_result, png
-from web_running import LIMIT_S, RunningWeb, make_station, running_web
+from web_running import RunningWeb, make_station, running_web
 
 
 class Acquisition:
@@ -27,7 +29,7 @@ class Acquisition:
     def __init__(self, web: RunningWeb) -> None:
         self.frames: list[Frame] = []
         self._web = web
-        self._source = receiver.make(PushSource(kind="push"), web.state)
+        self._source = receiver.make(PushSource(kind="push", timeout_ms=60_000), web.state)
         self._source.open()
         self._ending = False
         self._thread = threading.Thread(target=self._run)
@@ -59,7 +61,9 @@ class Acquisition:
 
 
 @pytest.fixture
-def upload(tmp_path: Path) -> Iterator[tuple[RunningWeb, dict[str, str]]]:
+def upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RunningWeb, dict[str, str]]]:
+    monkeypatch.setattr(sender, "_PATIENCE_S", LIMIT_S)
+    monkeypatch.setattr(receiver, "_SENDER_S", LIMIT_S)
     tokens = tmp_path / "tokens"
     header = {"Authorization": f"Bearer {add_token(tokens, 'mes', 'operator')}"}
     with running_web(tmp_path, push=True, token_file=tokens) as web:

@@ -24,18 +24,20 @@ from cmdiad_line.accounts.store import AccountStore
 from cmdiad_line.station_file.station import Station
 from cmdiad_line.transport.link import Link, link_pair
 from cmdiad_line.transport.messages import Alive, Failed
-from cmdiad_line.web import connections, guard, process
+from cmdiad_line.web import guard, process
+from cmdiad_line.web.connections import StationConnection
+from patience import LIMIT_S
 from web_doubles import PASSWORD, READY, form_token
-from web_running import LIMIT_S, make_station, running_web, wait_until
+from web_running import make_station, running_web, wait_until
 
 
 def test_the_process_serves_reads_its_link_and_ends(tmp_path: Path) -> None:
     with running_web(tmp_path, open_view=True) as web:
         wait_until(lambda: sum(isinstance(message, Alive) for message in web.received) > 3, "signs of life")
-        wait_until(lambda: httpx.get(f"{web.url}/readyz").status_code == 200, "ready")
+        wait_until(lambda: httpx.get(f"{web.url}/readyz", timeout=LIMIT_S).status_code == 200, "ready")
         web.state_is(phase="failed", reason="inspection-died", message="Gave up.")
-        wait_until(lambda: httpx.get(f"{web.url}/readyz").status_code == 503, "not ready")
-        assert httpx.get(f"{web.url}/healthz").json() == {"status": "live"}
+        wait_until(lambda: httpx.get(f"{web.url}/readyz", timeout=LIMIT_S).status_code == 503, "not ready")
+        assert httpx.get(f"{web.url}/healthz", timeout=LIMIT_S).json() == {"status": "live"}
 
 
 def test_the_live_stream_sends_the_screen_and_ends_with_the_process(tmp_path: Path) -> None:
@@ -132,16 +134,27 @@ def test_idle_connections_do_not_block_the_pages(tmp_path: Path) -> None:
                 assert connection.recv(1) == b"", "the oldest ones were closed"
 
 
-def test_a_connection_waits_for_a_request_for_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "REQUEST_S", 0.1)
-    with running_web(tmp_path, open_view=True) as web:
+def test_a_connection_waits_for_a_request_for_a_limited_time(tmp_path: Path) -> None:
+    with running_web(tmp_path, request_s=0.1) as web:
         port = int(web.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as slow, suppress(ConnectionResetError):
             slow.sendall(b"GET / HTTP/1.1\r\n")
             assert slow.recv(1) == b""
-        with httpx.stream("GET", f"{web.url}/live", timeout=LIMIT_S) as stream:
-            lines = stream.iter_lines()
-            assert all(next_screen(lines)["kind"] == "waiting" for _ in range(2)), "a request in work is no waiting"
+
+
+def test_a_request_in_work_is_no_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time for a request ends while one is answered."""
+    wait, opened = StationConnection._wait, list[StationConnection]()
+    monkeypatch.setattr(StationConnection, "_wait", lambda connection: (opened.append(connection), wait(connection)))
+    with (
+        running_web(tmp_path, open_view=True) as web,
+        httpx.stream("GET", f"{web.url}/live", timeout=LIMIT_S) as stream,
+    ):
+        lines = stream.iter_lines()
+        next_screen(lines)
+        (connection,) = opened
+        connection.loop.call_soon_threadsafe(connection._check)
+        assert all(next_screen(lines)["kind"] == "waiting" for _ in range(3))
 
 
 @pytest.mark.failure_mode("A request whose content never ends")
@@ -159,7 +172,7 @@ def test_no_thread_is_left(tmp_path: Path) -> None:
     before = threading.active_count()
     with running_web(tmp_path) as web:
         web.send(READY)
-    assert threading.active_count() <= before
+    wait_until(lambda: threading.active_count() <= before, "the end of all threads")
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:

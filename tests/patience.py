@@ -1,0 +1,34 @@
+"""How long tests wait for other processes and threads, and ports for servers that cannot choose one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+LIMIT_S = 300.0
+"""Seconds to wait for something that must happen. Only a broken product reaches this, on the slowest machine."""
+_FIRST, _NUMBER = 10_000, 20_000  # Linux gives ports from 32768 on to connections and to servers with port 0.
+_offsets = count(os.getpid() * 101)
+
+
+def free_port() -> int:
+    """Return a port of loopback that nothing uses, and that no connection of another test gets in the meantime."""
+    for offset in _offsets:
+        port = _FIRST + offset % _NUMBER
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
+    raise AssertionError("unreachable: the offsets never end")
+
+
+@contextmanager
+def refusing_port() -> Iterator[int]:
+    """Yield a port of loopback that refuses every connection until the block ends: bound, but without a listener."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
