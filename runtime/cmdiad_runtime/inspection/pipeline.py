@@ -61,7 +61,7 @@ class _Examined:
         sample: Sample, or the error of reading the file.
         ready: Network inputs, or the error of making them; the same error if the file could not be read.
         began: Start of reading, a `time.perf_counter()` value.
-        read_ms: Duration of reading.
+        read_ms: Duration of reading; 0 for a sample.
         preprocess_ms: Duration of the preparation.
     """
 
@@ -159,7 +159,8 @@ def _examine(inspector: Inspector | PatternInspector, read_files: ReadFiles, sou
     sample = guarded(name, partial(_read, assigned, bundle, read_files))
     read = time.perf_counter()
     ready = make_ready(sample, bundle) if isinstance(sample, Sample) else sample
-    read_ms, prepare_ms = (read - began) * 1e3, (time.perf_counter() - read) * 1e3
+    read_ms = 0.0 if isinstance(source, Sample) else (read - began) * 1e3
+    prepare_ms = (time.perf_counter() - read) * 1e3
     return _Examined(assigned.inspector, sample, ready, began, read_ms, prepare_ms)
 
 

@@ -21,6 +21,7 @@ from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.open_options import OpenOptions
 from cmdiad_runtime.inspection.pipeline import InspectedSource, inspect_stream
 from helpers import sample_files, truncate
+from patience import LIMIT_S
 
 Cached = Callable[..., Path]
 
@@ -104,7 +105,7 @@ def test_samples_in_memory_need_no_reading(exported: Cached) -> None:
     assert engine.seen == list(range(7))
     assert [found.score for found in inspections(outcomes)] == list(range(7))
     assert [outcome.source for outcome in outcomes] == samples
-    assert max(outcome.read_ms for outcome in outcomes) < 1
+    assert {outcome.read_ms for outcome in outcomes} == {0}
 
 
 def test_order_is_kept_when_later_samples_are_ready_first(exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +114,7 @@ def test_order_is_kept_when_later_samples_are_ready_first(exported: Cached, monk
 
     def prepare(sample: Sample, bundle: Any) -> Any:
         if sample.name == "part 0":
-            assert second_done.wait(10)
+            assert second_done.wait(LIMIT_S)
         prepared = original(sample, bundle)
         if sample.name == "part 1":
             second_done.set()
@@ -191,7 +192,7 @@ def test_failure_in_the_engine_ends_the_stream(exported: Cached, error: Any) -> 
     if error is KeyboardInterrupt:  # which does not wait for the samples that are being prepared
         for thread in threading.enumerate():
             if thread.name.startswith("cmdiad-prepare"):
-                thread.join(60)
+                thread.join(LIMIT_S)
 
 
 def test_defect_in_the_preparation_is_not_swallowed(exported: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
