@@ -25,6 +25,7 @@ from cmdiad_runtime.cli.sign import cli as sign_cli
 from cmdiad_runtime.errors import BundleError
 from graphs import tiny_bundle
 from helpers import assert_refused, command, rewrite_manifest
+from patience import LIMIT_S
 
 
 @pytest.fixture
@@ -276,7 +277,7 @@ def test_no_pipe_holds_up_any_command(bundle: Path, tmp_path: Path) -> None:
         code = f"from cmdiad_runtime.cli.{module} import main; main()"
         ended = subprocess.run(
             [sys.executable, "-c", code, str(bundle), *options],
-            check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path,
+            check=False, capture_output=True, text=True, timeout=LIMIT_S, cwd=tmp_path,
         )  # fmt: skip
         assert ended.returncode == 4, ended.stderr
         assert "a pipe, not a file" in ended.stderr

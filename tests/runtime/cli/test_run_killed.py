@@ -67,6 +67,7 @@ def test_signal_in_the_middle_keeps_results(
         [*words, *map(str, inspect(exported("rgb"), out, many)[1:])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        pipesize=4096,  # The run cannot end before the signal: its verdicts do not fit into the pipe.
         text=True,
     )
     assert process.stdout is not None

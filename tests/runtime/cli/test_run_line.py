@@ -25,6 +25,7 @@ from cmdiad_runtime.inspection.inspection import Inspection
 from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.printable import printable
 from helpers import Ended, assert_refused, command, sample_files, truncate, write_image
+from patience import LIMIT_S
 
 Cached = Callable[..., Path]
 PROGRAM = (sys.executable, "-c", "from cmdiad_runtime.cli.run import main; main()")
@@ -128,14 +129,18 @@ def test_options_of_the_output_need_an_output(exported: Cached, photo: Path, opt
 
 @contextmanager
 def running(bundle: Path, inputs: Sequence[Path], out: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run in another process that has printed its first verdict and waits for a reader of the next ones."""
+    """A run in another process that has printed its first verdict and waits for the names of the other inputs."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    words = [*PROGRAM, str(bundle), *map(str, inputs), "--output", str(out)]
-    run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
-    assert run.stdout is not None
+    words = [*PROGRAM, str(bundle), "-", "--output", str(out)]
+    run = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
+    assert run.stdin is not None and run.stdout is not None
+    run.stdin.write(f"{inputs[0]}\n")
+    run.stdin.flush()
     assert run.stdout.readline()
     yield run
-    run.communicate()
+    run.communicate("".join(f"{path}\n" for path in inputs[1:]))
 
 
 @pytest.mark.parametrize("append", [False, True])
@@ -309,12 +314,19 @@ def test_slow_file_is_ng_and_the_others_are_inspected(
 ) -> None:
     from cmdiad_runtime.readers import worker
 
+    ask = worker._Process.ask
+
+    def ask_patiently(process: Any, request: dict[str, Any], timeout_s: float) -> Any:
+        """Apply the limit to the slow file only: a slow machine needs longer for the others."""
+        return ask(process, request, timeout_s if "slow" in request["rgb"] else LIMIT_S)
+
     monkeypatch.setattr(worker, "_START", start_of_slow_process())
+    monkeypatch.setattr(worker._Process, "ask", ask_patiently)
     slow = Path(shutil.copy(photo, tmp_path / "slow.png"))
-    ended = command(cli, exported("rgb"), photo, slow, photo, "--input-timeout", 3, "--output", tmp_path / "out")
+    ended = command(cli, exported("rgb"), photo, slow, photo, "--input-timeout", 1, "--output", tmp_path / "out")
     assert ended.code == 3, ended.err
     assert [line["reason"] == "timeout" for line in results(tmp_path / "out")] == [False, True, False]
-    assert "longer than 3 s" in ended.err
+    assert "longer than 1 s" in ended.err
 
 
 @pytest.mark.parametrize("wait_s", [0, 2])  # in the second case the command waits for the slow file
@@ -331,7 +343,7 @@ def test_signal_does_not_wait_for_a_slow_file(exported: Cached, photo: Path, tmp
         time.sleep(wait_s)
         running.send_signal(signal.SIGTERM)
         try:
-            _, err = running.communicate(timeout=120)
+            _, err = running.communicate(timeout=LIMIT_S)
         finally:
             running.kill()
     assert running.returncode == 143, err

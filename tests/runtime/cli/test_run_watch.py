@@ -17,6 +17,7 @@ import pytest
 from cmdiad_runtime.cli.run import cli
 from cmdiad_runtime.inspection import name_list
 from helpers import Ended, assert_refused, command, sample_files
+from patience import LIMIT_S
 
 Cached = Callable[..., Path]
 WORDS = [sys.executable, "-c", "from cmdiad_runtime.cli.run import main; main()"]
@@ -31,7 +32,7 @@ def running(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     try:
         yield process
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=LIMIT_S)
         assert process.returncode == 143, err
         assert "Traceback" not in err
     finally:

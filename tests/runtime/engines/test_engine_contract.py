@@ -106,11 +106,12 @@ def on_server(graph: Path, way: str) -> Iterator[Engine]:
     from cmdiad_runtime.engines.server_options import ServerOptions
     from cmdiad_runtime.engines.triton import TritonEngine
     from kserve_server import kserve
+    from patience import LIMIT_S
     from served import add_model
 
     model = add_model(graph.parent / "models", graph, cloud(3))
     with kserve(graph.parent / "models", model.name, protocol="http" if way == "http" else "grpc") as server:
-        options = ServerOptions(address=server.address, timeout_s=60, shared_memory=way == "memory")
+        options = ServerOptions(address=server.address, timeout_s=LIMIT_S, shared_memory=way == "memory")
         yield TritonEngine.open(model, options)
 
 

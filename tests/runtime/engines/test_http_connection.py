@@ -13,8 +13,8 @@ import pytest
 
 from cmdiad_runtime.engines._http_connection import HttpConnection
 from cmdiad_runtime.engines._server_client import Deadline
+from patience import LIMIT_S, refusing_port
 
-LONG_S = 30.0
 SHORT_S = 0.3
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-Part: 7\r\n\r\nyes"
 
@@ -36,8 +36,8 @@ def request_came(connection: socket.socket) -> bool:
 
 
 @contextmanager
-def answering(*pieces: bytes | float) -> Iterator[int]:
-    """A server that waits for a request, then sends pieces, waits seconds, and keeps the connection open."""
+def answering(*pieces: bytes | float | threading.Event) -> Iterator[int]:
+    """A server that waits for a request, then sends pieces, waits seconds or for an event, and stays connected."""
     ended = threading.Event()
 
     def serve() -> None:
@@ -47,6 +47,8 @@ def answering(*pieces: bytes | float) -> Iterator[int]:
                 for piece in pieces:
                     if isinstance(piece, float):
                         ended.wait(piece)
+                    elif isinstance(piece, threading.Event):
+                        piece.wait(LIMIT_S)
                     else:
                         connection.sendall(piece)
                 if pieces[-1] == b"":
@@ -61,14 +63,14 @@ def answering(*pieces: bytes | float) -> Iterator[int]:
 
 @contextmanager
 def connected(port: int) -> Iterator[HttpConnection]:
-    with closing(HttpConnection("127.0.0.1", port, None, Deadline(LONG_S))) as connection:
+    with closing(HttpConnection("127.0.0.1", port, None, Deadline(LIMIT_S))) as connection:
         yield connection
 
 
 def test_an_answer_has_status_headers_and_content() -> None:
     with answering(WHOLE) as port, connected(port) as connection:
         for _ in range(2):
-            answer = connection.request("POST", "/v2", Deadline(LONG_S), b"x" * 100_000, {"X-One": "1"})
+            answer = connection.request("POST", "/v2", Deadline(LIMIT_S), b"x" * 100_000, {"X-One": "1"})
             assert (answer.status, answer.headers["x-part"], answer.body) == (200, "7", b"yes")
             assert not connection.lost
 
@@ -81,7 +83,7 @@ def test_the_deadline_limits_the_whole_answer(place: int) -> None:
         began = time.monotonic()
         with pytest.raises(OSError, match="timed out"):
             connection.request("GET", "/v2", Deadline(SHORT_S))
-        assert SHORT_S <= time.monotonic() - began < LONG_S
+        assert SHORT_S <= time.monotonic() - began < LIMIT_S
 
 
 @pytest.mark.parametrize(
@@ -99,22 +101,24 @@ def test_the_deadline_limits_the_whole_answer(place: int) -> None:
 def test_an_answer_that_is_not_complete_is_an_error(answer: bytes) -> None:
     pieces = (answer, b"") if answer else (b"",)
     with answering(*pieces) as port, connected(port) as connection, pytest.raises(OSError):
-        connection.request("GET", "/v2", Deadline(LONG_S))
+        connection.request("GET", "/v2", Deadline(LIMIT_S))
 
 
 def test_a_connection_is_never_opened_again() -> None:
     last = WHOLE.replace(b"X-Part: 7", b"Connection: close")
     with answering(last) as port, connected(port) as connection:
-        assert connection.request("GET", "/v2", Deadline(LONG_S)).body == b"yes"
+        assert connection.request("GET", "/v2", Deadline(LIMIT_S)).body == b"yes"
         assert connection.lost
         with pytest.raises(OSError, match="NotConnected"):
-            connection.request("GET", "/v2", Deadline(LONG_S))
+            connection.request("GET", "/v2", Deadline(LIMIT_S))
 
 
 def test_a_connection_with_an_answer_to_no_request_is_lost() -> None:
-    with answering(WHOLE, 0.2, WHOLE) as port, connected(port) as connection:
-        connection.request("GET", "/v2", Deadline(LONG_S))
-        end = time.monotonic() + LONG_S
+    read = threading.Event()
+    with answering(WHOLE, read, WHOLE) as port, connected(port) as connection:
+        connection.request("GET", "/v2", Deadline(LIMIT_S))
+        read.set()
+        end = time.monotonic() + LIMIT_S
         while not connection.lost:
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -122,7 +126,7 @@ def test_a_connection_with_an_answer_to_no_request_is_lost() -> None:
 
 def test_a_name_is_resolved_within_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(LONG_S))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(LIMIT_S))
     with pytest.raises(TimeoutError, match="not resolved in time"):
         HttpConnection("inference.plant", 80, None, Deadline(SHORT_S))
     released.set()
@@ -130,15 +134,13 @@ def test_a_name_is_resolved_within_the_deadline(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_name_without_address_is_an_error() -> None:
     with pytest.raises(OSError):
-        HttpConnection("a" * 70, 80, None, Deadline(LONG_S))
+        HttpConnection("a" * 70, 80, None, Deadline(LIMIT_S))
 
 
 def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    with answering(WHOLE) as port:
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            dead = closed.getsockname()
+    with answering(WHOLE) as port, refusing_port() as dead:
         kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
-        addresses = [(*kind, dead), (*kind, ("127.0.0.1", port))]
+        addresses = [(*kind, ("127.0.0.1", dead)), (*kind, ("127.0.0.1", port))]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
-        with closing(HttpConnection("inference.plant", port, None, Deadline(LONG_S))) as connection:
-            assert connection.request("GET", "/v2", Deadline(LONG_S)).status == 200
+        with closing(HttpConnection("inference.plant", port, None, Deadline(LIMIT_S))) as connection:
+            assert connection.request("GET", "/v2", Deadline(LIMIT_S)).status == 200

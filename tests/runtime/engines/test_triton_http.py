@@ -22,10 +22,16 @@ from cmdiad_runtime.engines.triton import TritonEngine
 from cmdiad_runtime.errors import EngineError, NoAnswerError
 from graphs import cloud_expected, cloud_graph, cloud_inputs
 from kserve_server import KServeServer, kserve
+from patience import LIMIT_S
 from served import add_model
 
-LONG_S = 60.0
 HEADER = "Inference-Header-Content-Length"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait longer for a server than a slow machine needs, where a test sets no limit."""
+    monkeypatch.setattr("cmdiad_runtime.engines.triton._OPENING_S", LIMIT_S)
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ def test_no_package_of_triton_is_needed(
 ) -> None:
     for name in ("tritonclient", "tritonclient.grpc", "tritonclient.utils"):
         monkeypatch.setitem(sys.modules, name, None)
-    with closing(TritonEngine.open(model, ServerOptions(address=server.address, timeout_s=LONG_S))) as engine:
+    with closing(TritonEngine.open(model, ServerOptions(address=server.address, timeout_s=LIMIT_S))) as engine:
         inputs = cloud_inputs(5)
         np.testing.assert_allclose(engine.run(inputs)["map"], cloud_expected(inputs)["map"], rtol=1e-5, atol=1e-5)
 
@@ -66,7 +72,7 @@ def test_the_official_client_has_the_same_outputs(model: ServedModel, server: KS
     config = official.get_model_config(model.name, "1")
     official.close()
     with closing(HttpClient(ServerOptions(address=server.address), model)) as client:
-        deadline = Deadline(LONG_S)
+        deadline = Deadline(LIMIT_S)
         assert client.inference_count(deadline) == statistics[0]["inference_count"] == 1
         assert json.loads(client.check_model(deadline)) == config
         outputs = client.infer(inputs, deadline)
@@ -173,7 +179,7 @@ def infer(
         answering(200, body, stated) as address,
         closing(HttpClient(ServerOptions(address=address), model)) as client,
     ):
-        return client.infer(cloud_inputs(5), Deadline(LONG_S))
+        return client.infer(cloud_inputs(5), Deadline(LIMIT_S))
 
 
 def test_a_right_answer_is_read(model: ServedModel) -> None:

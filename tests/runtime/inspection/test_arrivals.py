@@ -15,6 +15,7 @@ from cmdiad_runtime.inspection.inspector import Inspector
 from cmdiad_runtime.inspection.name_list import LONGEST_NAME, read_names
 from cmdiad_runtime.inspection.pipeline import inspect_stream
 from helpers import sample_files
+from patience import LIMIT_S
 
 Cached = Callable[..., Path]
 
@@ -74,7 +75,7 @@ def test_results_do_not_wait_for_the_next_source(data: Path, exported: Cached) -
     def names() -> Iterator[Path]:
         for file, event in zip(files, printed, strict=True):
             yield file
-            assert event.wait(60)
+            assert event.wait(LIMIT_S)
 
     with Inspector.open(exported("rgb")) as inspector, Arrivals(names()) as arrivals:
         for inspected, file, event in zip(inspect_stream(inspector, arrivals), files, printed, strict=True):

@@ -14,8 +14,7 @@ import pytest
 
 from cmdiad_runtime.preprocess.work import pieces as module
 from cmdiad_runtime.preprocess.work.pieces import Once, Pieces, parts, share
-
-WAIT = 10  # seconds at most for what happens at once
+from patience import LIMIT_S
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +30,8 @@ def helper(monkeypatch, request):
 def busy(helper):
     """The helper is at other work until the event is set."""
     begun, end = threading.Event(), threading.Event()
-    helper.submit(lambda: (begun.set(), end.wait(WAIT)))
-    assert begun.wait(WAIT)
+    helper.submit(lambda: (begun.set(), end.wait(LIMIT_S)))
+    assert begun.wait(LIMIT_S)
     yield end
     end.set()
 
@@ -43,7 +42,7 @@ def where():
 
 def begun(piece):
     """Whether the helper takes the piece within the time allowed."""
-    until = time.monotonic() + WAIT
+    until = time.monotonic() + LIMIT_S
     while not (piece.future.running() or piece.future.done()) and time.monotonic() < until:
         time.sleep(0.001)
     return piece.future.running() or piece.future.done()
@@ -78,7 +77,7 @@ def test_shared_work_is_done_once_by_both_ends(busy):
         done.append(number)
         if number == 5:  # the caller is half through
             busy.set()
-            assert helped.wait(WAIT)
+            assert helped.wait(LIMIT_S)
         if number == 0:
             helped.set()
         return number
@@ -141,13 +140,13 @@ def test_the_helper_is_at_none_of_them_after_an_error():
 
     def slow():
         started.set()
-        end.wait(WAIT)
+        end.wait(LIMIT_S)
         done.append("slow")
 
     with pytest.raises(ZeroDivisionError), Pieces() as pieces:
         pieces.offer(slow)
         never = pieces.offer(partial(done.append, "never"))
-        assert started.wait(WAIT)
+        assert started.wait(LIMIT_S)
         threading.Timer(0.05, end.set).start()
         raise ZeroDivisionError
     assert done == ["slow"]
@@ -195,7 +194,7 @@ def test_once_is_once():
 
     once = Once(work)
     found = []
-    threads = [threading.Thread(target=lambda: (both.wait(WAIT), found.append(once()))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: (both.wait(LIMIT_S), found.append(once()))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -243,5 +242,5 @@ print("ended")
 @pytest.mark.parametrize("forked", [False, True])
 def test_processes_end_and_forked_ones_have_a_helper_of_their_own(forked):
     code = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c", ENDS % forked]
-    ended = subprocess.run(code, timeout=60, capture_output=True, text=True, check=False)
+    ended = subprocess.run(code, timeout=LIMIT_S, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ended\n", "")

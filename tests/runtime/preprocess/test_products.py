@@ -13,7 +13,7 @@ import pytest
 from cmdiad_runtime.preprocess.work.products import moments, times
 
 LEAST_MS = 5.0
-"""OpenBLAS's threads spin for some 25 ms after a product; those that were never woken have spent none."""
+"""A thread of OpenBLAS needs longer for its part of a large product; one that was never woken has spent no time."""
 
 PROGRAM = """
 import json, os, threading, time
@@ -48,7 +48,7 @@ place = TopPlace(cloud.pixels, top_pixels(cloud, pose, size=320, side=0.2))
 place.to_sensor(np.ones((320, 320), np.float32), PaddedSquare.of(xyz, 100))
 depth_image(xyz)
 prepared = spent_ms() - start
-large = np.ones((700, 700))
+large = np.ones((1500, 1500))
 large @ large
 print(json.dumps({"points": int(geometry.part.sum()), "prepared": prepared, "product": spent_ms() - start - prepared}))
 """

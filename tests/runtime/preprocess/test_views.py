@@ -26,6 +26,7 @@ from cmdiad_runtime.preprocess.views.strategy import part_geometry
 from cmdiad_runtime.preprocess.views.top import TopView
 from cmdiad_runtime.preprocess.work import pieces as pieces_module
 from cmdiad_runtime.sample import Sample
+from patience import LIMIT_S
 
 SIZE = 120
 PITCH = 0.0005
@@ -217,7 +218,7 @@ def test_the_helper_prepares_the_image_meanwhile(
     in_top, in_part = TopView.prepare, PartView.prepare
 
     def top_prepare(view: TopView, *arguments: Any) -> Any:
-        assert not helper or begun.wait(10)  # seconds at most
+        assert not helper or begun.wait(LIMIT_S)
         return in_top(view, *arguments)
 
     def part_prepare(view: PartView, *arguments: Any) -> Any:

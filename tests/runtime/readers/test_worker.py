@@ -18,6 +18,7 @@ from cmdiad_runtime.errors import InputError
 from cmdiad_runtime.readers import worker
 from cmdiad_runtime.readers.reading import read_files
 from cmdiad_runtime.readers.worker import TimedReader
+from patience import LIMIT_S
 
 RNG = np.random.default_rng(7)
 REPLACED = """
@@ -46,7 +47,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def reader() -> Iterator[TimedReader]:
-    with TimedReader(60) as opened:
+    with TimedReader(LIMIT_S) as opened:
         yield opened
 
 
@@ -107,12 +108,14 @@ def test_misbehaving_decoder(
     damaged = pair[0].with_name("bad.png")
     damaged.write_bytes(pair[0].read_bytes())
     expected = read_files("", *pair)
-    with TimedReader(2 if reason == "timeout" else 60) as reader:
+    with TimedReader(LIMIT_S) as reader:
         for _ in range(2):
             if reason is None:
                 reader.read_files("part 1", damaged, None)
             else:
+                reader.timeout_s = 1 if reason == "timeout" else LIMIT_S
                 error = refused(reader, damaged)
+                reader.timeout_s = LIMIT_S
                 assert error.reason == reason
                 assert str(error).startswith(("part 1: found ", f"{damaged}: found "))
             np.testing.assert_array_equal(reader.read_files("", *pair).rgb, expected.rgb)
@@ -120,7 +123,7 @@ def test_misbehaving_decoder(
 
 def test_process_that_does_not_start(monkeypatch: pytest.MonkeyPatch, pair: tuple[Path, Path]) -> None:
     monkeypatch.setattr(worker, "_START", "raise SystemExit(7)")
-    with TimedReader(60) as reader:
+    with TimedReader(LIMIT_S) as reader:
         error = refused(reader, pair[0])
     assert error.reason == "internal" and "does not start (status 7)" in error.found
 
@@ -137,14 +140,14 @@ def test_process_that_ended_between_two_files(reader: TimedReader, pair: tuple[P
 def test_memory_limit(pair: tuple[Path, Path]) -> None:
     image = pair[0].with_name("large.png")
     Image.new("RGB", (9000, 9000)).save(image)
-    with TimedReader(60, memory_bytes=512 << 20) as reader:
+    with TimedReader(LIMIT_S, memory_bytes=512 << 20) as reader:
         assert refused(reader, image).reason == "out-of-memory"
         assert reader.read_files("", *pair).rgb is not None
 
 
 @pytest.mark.seconds
 def test_no_process_is_left(pair: tuple[Path, Path]) -> None:
-    with TimedReader(60) as reader:
+    with TimedReader(LIMIT_S) as reader:
         reader.read_files("", *pair)
         processes = list(reader._all)
     assert processes and not any(process.is_running() for process in processes)
@@ -158,7 +161,7 @@ def test_relative_path_after_a_change_of_folder(
     monkeypatch: pytest.MonkeyPatch, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(pair[0].parent)
-    with TimedReader(60) as reader:
+    with TimedReader(LIMIT_S) as reader:
         monkeypatch.chdir("/")
         assert reader.read_files("", Path(pair[0].name), None).rgb is not None
 

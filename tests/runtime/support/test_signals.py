@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -22,6 +23,7 @@ COMMAND = """
 import signal, sys, time
 import click
 from pathlib import Path
+from types import SimpleNamespace
 from cmdiad_runtime.support.command_line import run_command
 
 if sys.argv[1] == "nohup":
@@ -75,7 +77,8 @@ def test_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
     assert end(tmp_path, signal.SIGHUP, mode="nohup") == (0, "")
 
 
-def test_two_signals_at_once_count_as_one() -> None:
+def test_two_signals_at_once_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmdiad_runtime.support.signals.time", SimpleNamespace(monotonic=lambda: 10.0))
     tidied = []
     with pytest.raises(KeyboardInterrupt), ending_signals() as ending:
         try:
