@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,7 +41,11 @@ def test_takt_allows_one_late_part_in_a_hundred(values: list[float], takt: float
 
 
 @pytest.mark.parametrize("pipeline", [False, True])
-def test_both_ways_count_alike(data: Path, exported: Cached, pipeline: bool) -> None:
+def test_both_ways_count_alike(data: Path, exported: Cached, monkeypatch: pytest.MonkeyPatch, pipeline: bool) -> None:
+    """By a clock that ticks at each look: a real one may stand still or jump between the last interval and the end."""
+    ticks = count()
+    clock = SimpleNamespace(monotonic=lambda: next(ticks) / 1e3, perf_counter=lambda: next(ticks) / 1e3)
+    monkeypatch.setattr("cmdiad_bench.latency.time", clock)
     files = list_inputs([data / "gear" / "test"], "rgb")
     recorder = RecordingReporter()
     with Inspector.open(exported("rgb")) as inspector:

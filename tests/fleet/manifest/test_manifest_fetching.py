@@ -19,6 +19,7 @@ from cmdiad_fleet.manifest.fetching import local_files
 from cmdiad_fleet.manifest.reading import read_rows
 from cmdiad_runtime.errors import InputError
 from http_servers import http_server
+from patience import LIMIT_S, refusing_port
 
 
 @pytest.fixture
@@ -37,13 +38,13 @@ def test_a_path_stays_where_it_is() -> None:
 
 
 def test_a_url_becomes_a_temporary_copy_with_the_same_ending(stored: str) -> None:
-    with local_files({"rgb": stored, "xyz": "/plant/a.tiff"}, 60) as paths:
+    with local_files({"rgb": stored, "xyz": "/plant/a.tiff"}, LIMIT_S) as paths:
         copy = paths["rgb"]
         assert (copy.read_bytes(), copy.name, paths["xyz"]) == (b"8 bytes!", "part 1.png", Path("/plant/a.tiff"))
     assert not copy.exists()
 
 
-def refusal(url: str, limit_s: float = 60) -> InputError:
+def refusal(url: str, limit_s: float = LIMIT_S) -> InputError:
     """Return the error of a file that cannot be copied."""
     with pytest.raises(InputError) as error, local_files({"rgb": url}, limit_s):
         pass
@@ -56,7 +57,7 @@ def test_a_file_that_does_not_exist() -> None:
 
 def test_a_file_that_is_too_large(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "MAX_FILE_BYTES", 8)
-    with local_files({"rgb": stored}, 60):
+    with local_files({"rgb": stored}, LIMIT_S):
         pass
     monkeypatch.setattr(fetching, "MAX_FILE_BYTES", 7)
     assert refusal(stored).reason == "too-large"
@@ -87,7 +88,7 @@ def test_a_file_is_requested_again_after_an_error(stored: str, monkeypatch: pyte
         stream(url, target)
 
     monkeypatch.setattr(fetching, "_stream", unstable)
-    with local_files({"rgb": stored}, 60) as paths:
+    with local_files({"rgb": stored}, LIMIT_S) as paths:
         assert paths["rgb"].read_bytes() == b"8 bytes!"
     problems.extend([ConnectionResetError("https://me:secret@host/a")] * fetching.ATTEMPTS)
     error = refusal(stored)
@@ -96,10 +97,8 @@ def test_a_file_is_requested_again_after_an_error(stored: str, monkeypatch: pyte
 
 
 def test_http_without_a_server_is_no_missing_file() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    error = refusal(f"http://127.0.0.1:{port}/a.png")
+    with refusing_port() as port:
+        error = refusal(f"http://127.0.0.1:{port}/a.png")
     assert (error.reason, error.found) == ("unreadable", "a server that does not answer")
 
 
@@ -109,7 +108,7 @@ def test_http(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        with local_files({"rgb": f"{url}/a.png?token=secret"}, 60) as paths:
+        with local_files({"rgb": f"{url}/a.png?token=secret"}, LIMIT_S) as paths:
             assert paths["rgb"].read_bytes() == b"8 bytes!"
         assert refusal(f"{url}/b.png").reason == "missing-file"
         server.shutdown()
@@ -156,7 +155,7 @@ def test_http_at_an_address_of_ipv6(tmp_path: Path) -> None:
         pytest.skip("this machine has no IPv6")
     with server:
         Thread(target=server.serve_forever, daemon=True).start()
-        with local_files({"rgb": f"http://[::1]:{server.server_port}/a.png"}, 60) as paths:
+        with local_files({"rgb": f"http://[::1]:{server.server_port}/a.png"}, LIMIT_S) as paths:
             assert paths["rgb"].read_bytes() == b"8 bytes!"
         server.shutdown()
 

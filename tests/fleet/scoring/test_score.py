@@ -37,6 +37,7 @@ from cmdiad_runtime.sample import Sample
 from cmdiad_runtime.support.lock import lock_folder
 from fleet_workers import VOLATILE, DyingWorker, plain_rows, settings_for, stored_rows, write_manifest
 from helpers import RecordingReporter, assert_refused, command, sample_files, truncate
+from patience import LIMIT_S
 
 Exported = Callable[..., Path]
 OPTIONS = ScoreOptions(opening=OpenOptions(), shard_rows=3, workers=1)
@@ -280,15 +281,22 @@ def test_results_with_and_without_batches_are_not_mixed(batched: Path, images: l
 
 def test_a_killed_run_continues_with_the_same_rows(scored: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code = "from cmdiad_fleet.cli.fleet import main; main()"
+    code = (  # Nobody asks the worker for a third shard, so that the run does not end before it is killed.
+        "import time; from cmdiad_fleet.scoring.local_workers import LocalWorkers; send = LocalWorkers.send\n"
+        "def first_two(workers, worker, shard, endings):\n"
+        "    time.sleep(600 if shard.number == 2 else 0)\n"
+        "    send(workers, worker, shard, endings)\n"
+        "LocalWorkers.send = first_two\n"
+        "from cmdiad_fleet.cli.fleet import main; main()"
+    )
     arguments = ["score", bundle, scored / "m.jsonl", "--out", out, "--shard-rows", "3", "--workers", "1"]
     with subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + LIMIT_S
         while not list(out.glob("results/0*.parquet")) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.kill()
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("results/0*.parquet")}
-    assert 1 <= len(finished) <= 4
+    assert 1 <= len(finished) <= 2
     ended = command(cli, *arguments)
     assert ended.code == 0, ended.err
     assert stored_rows(out) == stored_rows(scored / "out")
@@ -312,7 +320,7 @@ def test_a_process_ends_with_its_driver(bundle: Path, tmp_path: Path) -> None:
         "from cmdiad_fleet.scoring.local_workers import LocalWorkers; from fleet_workers import settings_for; "
         "workers = LocalWorkers(settings_for(Path(sys.argv[1]), Path(sys.argv[2]))); workers.start(); "
         "(process,) = multiprocessing.active_children(); print(process.pid, flush=True); "
-        "workers.wait(60); time.sleep(60)"
+        "workers.wait(600); time.sleep(600)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
@@ -321,7 +329,7 @@ def test_a_process_ends_with_its_driver(bundle: Path, tmp_path: Path) -> None:
         assert driver.stdout is not None
         worker = int(driver.stdout.readline())
         driver.kill()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT_S
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not Path(f"/proc/{worker}").exists()

@@ -41,9 +41,9 @@ from cmdiad_runtime.support.reporter import SILENT
 from graphs import FINGERPRINT, tiny_bundle
 from helpers import assert_refused, command, flip_byte, sample_files, set_threshold
 from kserve_server import KServeServer, Protocol, kserve
+from patience import LIMIT_S
 
 Cached = Callable[..., Path]
-LONG_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ BOTH = pytest.mark.parametrize("server", ["grpc", "http"], indirect=True)
 
 
 def options(server: KServeServer, **changes: Any) -> OpenOptions:
-    changes = {"address": server.address, "timeout_s": LONG_S, **changes}
+    changes = {"address": server.address, "timeout_s": LIMIT_S, **changes}
     return OpenOptions(engine="triton", server=ServerOptions(**changes), frozen_after=0)
 
 
@@ -317,7 +317,7 @@ def test_a_sample_without_an_answer_is_ng_and_the_next_one_asks_again(
         inspector.engine._options = ServerOptions(address=server.address, timeout_s=0.3)  # type: ignore[attr-defined]
         late = inspector.inspect(sample)
         server.fault = ""
-        inspector.engine._options = ServerOptions(address=server.address, timeout_s=LONG_S)  # type: ignore[attr-defined]
+        inspector.engine._options = ServerOptions(address=server.address, timeout_s=LIMIT_S)  # type: ignore[attr-defined]
         again = inspector.inspect(sample)
         server.stop()
         away = inspector.inspect(sample)
@@ -399,7 +399,7 @@ def test_a_recipe_of_the_station_takes_the_address_from_the_environment(
     bundle: Bundle, server: KServeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CMDIAD_SERVER", server.address)
-    monkeypatch.setenv("CMDIAD_SERVER_TIMEOUT", str(LONG_S))
+    monkeypatch.setenv("CMDIAD_SERVER_TIMEOUT", str(LIMIT_S))
     assert "passed on triton" in prove_bundle(bundle.path, "triton")
     monkeypatch.delenv("CMDIAD_SERVER")
     with pytest.raises(EngineError, match="needs the address of a server"):
@@ -411,7 +411,7 @@ def test_the_station_opens_the_engine_again_after_a_restart(
 ) -> None:
     """An EngineError ends the inspection process; the next process must pass the self-test."""
     monkeypatch.setenv("CMDIAD_SERVER", server.address)
-    monkeypatch.setenv("CMDIAD_SERVER_TIMEOUT", str(LONG_S))
+    monkeypatch.setenv("CMDIAD_SERVER_TIMEOUT", str(LIMIT_S))
     order = Load(
         recipe_id="gear",
         path=str(bundle.path),

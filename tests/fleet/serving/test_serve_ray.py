@@ -23,12 +23,12 @@ from cmdiad_runtime.cli.run import cli as run
 from cmdiad_runtime.errors import BundleError, EngineError
 from cmdiad_runtime.readers.worker import TimedReader
 from helpers import assert_refused, command, sample_files
+from patience import LIMIT_S, free_port
 
 pytestmark = pytest.mark.slow
 Cached = Callable[..., Path]
 TOKEN = "0123456789abcdef-of-the-tests"
 LARGEST = 2 << 20
-PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,7 @@ def client(bundles: dict[str, Path]) -> Iterator[httpx2.Client]:
     from cmdiad_fleet.serving.ray_application import Service, hash_of
     from cmdiad_fleet.serving.run_service import running_service
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     service = Service(
         bundles=bundles,
         names={digest: Bundle.open(path).name for digest, path in bundles.items()},
@@ -61,7 +60,7 @@ def client(bundles: dict[str, Path]) -> Iterator[httpx2.Client]:
             httpx2.Client(
                 base_url=f"http://127.0.0.1:{port}",
                 headers={"Authorization": f"Bearer {TOKEN}"},
-                timeout=PATIENCE_S,
+                timeout=LIMIT_S,
                 trust_env=False,
             ) as opened,
         ):
@@ -155,7 +154,7 @@ def _chunked(client: httpx2.Client, path: str, content: bytes) -> httpx2.Respons
 
 @pytest.fixture
 def reader() -> Iterator[TimedReader]:
-    with TimedReader(PATIENCE_S) as opened:
+    with TimedReader(LIMIT_S) as opened:
         yield opened
 
 
@@ -220,7 +219,7 @@ def test_a_client_that_hangs_up_does_not_free_the_engine() -> None:
         async def work(name: str) -> None:
             async with lock:
                 events.append(f"{name} begins")
-                await asyncio.to_thread(done.wait, PATIENCE_S)
+                await asyncio.to_thread(done.wait, LIMIT_S)
                 events.append(f"{name} ends")
 
         first = asyncio.create_task(uninterrupted(work("first")))

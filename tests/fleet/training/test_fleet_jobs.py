@@ -36,9 +36,9 @@ from cmdiad_runtime.support.lock import InUseError, lock_folder
 from cmdiad_runtime.support.reporter import SILENT
 from fleet_fleets import CAMERA, fleet_of, small_categories, use_double, write_fleet
 from helpers import RecordingReporter, command, flip_byte, python
+from patience import LIMIT_S
 
 EXPORT = '[export]\ncontact = "Line 4"\n'
-LIMIT_S = 120.0
 
 
 @pytest.fixture

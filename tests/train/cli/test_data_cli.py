@@ -19,8 +19,20 @@ from cmdiad_train.datasets import open_category
 from cmdiad_train.synthesis import CATEGORIES, DEFAULT_TEST
 from cmdiad_train.synthesis import dataset as dataset_module
 from helpers import assert_refused, command
+from patience import LIMIT_S
 
 COMMAND = [sys.executable, "-m", "cmdiad_train.cli.data"]
+HELD = """
+from concurrent.futures import Future, ProcessPoolExecutor
+submit, left = ProcessPoolExecutor.submit, [20]
+def submit_some(pool, *arguments):
+    left[0] -= 1
+    return submit(pool, *arguments) if left[0] >= 0 else Future()
+ProcessPoolExecutor.submit = submit_some
+from cmdiad_train.cli.data import main
+main()
+"""
+"""A command that gives its processes the first twenty samples only, so that it does not end before an interruption."""
 
 
 def _run(*arguments: object) -> Result:
@@ -105,7 +117,7 @@ def test_unwritable_place_ends_in_one_line(tmp_path: Path) -> None:
 def test_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
     """Ctrl-C reaches the whole process group, workers included."""
     with subprocess.Popen(
-        [*COMMAND, "synthesize", str(tmp_path / "data")],
+        [sys.executable, "-c", HELD, "synthesize", str(tmp_path / "data")],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -183,7 +195,7 @@ def test_prepare_in_place_is_refused(tmp_path: Path) -> None:
 
 def test_an_interrupted_preparation_resumes(tmp_path: Path) -> None:
     raw, out = trees.mvtec3d(tmp_path / "raw", train=100), tmp_path / "out"
-    arguments = [*COMMAND, "prepare", str(raw), str(out), "--jobs", "2"]
+    arguments = [sys.executable, "-c", HELD, "prepare", str(raw), str(out), "--jobs", "2"]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         rest = _interrupt_after(process, lambda: any(out.rglob("*.tiff")))
     assert rest.splitlines()[-1] == "interrupted"
@@ -197,20 +209,17 @@ def test_an_interrupted_preparation_resumes(tmp_path: Path) -> None:
     assert len(open_category(out, "nut").split("train", ("rgb", "xyz"))) == 100
 
 
-HANGS_AFTER = 600  # seconds; a guard against a hang, far above what the slowest machine needs
-
-
 def _interrupt_after(process: subprocess.Popen[str], begun: Callable[[], bool]) -> str:
     """Send Ctrl-C to all processes of the child as soon as `begun` returns True; return its stderr."""
     assert process.stderr is not None
-    deadline = time.monotonic() + HANGS_AFTER
+    deadline = time.monotonic() + LIMIT_S
     while not begun():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     # The child leads its own group, so its id names exactly the processes that this test started.
     _interrupt_group(process.pid)
     rest = process.stderr.read()
-    assert process.wait(timeout=HANGS_AFTER) == 130
+    assert process.wait(timeout=LIMIT_S) == 130
     return rest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-import time
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -164,8 +164,10 @@ def test_a_hub_that_never_answers_is_not_waited_for(
     from cmdiad_train.extractors import hub as module
 
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.05)
+    released = threading.Event()
     with pytest.raises(RunError, match=r"no answer within 0.05 s"):
-        module._answer("x", lambda: time.sleep(1))
+        module._answer("x", released.wait)
+    released.set()
 
 
 def test_a_complete_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from cmdiad_runtime.errors import OutputError, RunError
 from cmdiad_train import tensor_files
 from cmdiad_train.features import FeatureStore, default_folder
 from cmdiad_train.features import store as module
+from patience import LIMIT_S
 
 KEYS = [f"{i:02x}" * 32 for i in range(16)]
 ROOM = 100_000
@@ -283,13 +284,13 @@ if task == "hold":
     for i, key in enumerate(keys):
         store.get("rgb", key, 1, lambda: make(i))
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 if task == "die":
     write = module.save_file
     def save(tensors, path, metadata):
         write(tensors, path, metadata)
         print("ready", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     module.save_file = save
     store.get("rgb", keys[0], 1, lambda: make(0))
 if task == "many":
@@ -310,7 +311,7 @@ def _start(folder: Path, task: str, keys: list[str]) -> subprocess.Popen[str]:
 def test_two_processes_share_a_store_that_is_too_small_for_both(tmp_path: Path) -> None:
     keys = KEYS[1:9]
     children = [_start(tmp_path, "many", keys), _start(tmp_path, "many", keys[::-1])]
-    answers = [child.communicate(timeout=120)[0].split() for child in children]
+    answers = [child.communicate(timeout=LIMIT_S)[0].split() for child in children]
     assert [child.returncode for child in children] == [0, 0]
     assert all(unusable == "False" for *_, unusable in answers)
     assert all(int(hits) + int(misses) == 30 for hits, misses, *_ in answers)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from cmdiad_train.runs.record import read_record
 from cmdiad_train.runs.run import load_held_out, load_run
 from helpers import RecordingReporter, sample_files, tiny_recipe, write_image
 from lanes import long
+from patience import LIMIT_S
 from reporters import InterruptAt
 from runs import assert_whole, hashes
 
@@ -119,13 +121,13 @@ def test_killed_process_can_go_on(data: Path, tmp_path: Path) -> None:
     arguments = [str(data), "--size", "112", "--rgb-grid", "14", "--out", str(run), "--cache-dir", str(store)]
     start = [sys.executable, "-c", "from cmdiad_train.cli.train import main; main()", *arguments]
     with subprocess.Popen(start, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        for _ in range(6000):
-            if any(store.glob("??/[!.]*.safetensors")) or process.poll() is not None:
-                break
+        end = time.monotonic() + LIMIT_S
+        while not any(store.glob("??/[!.]*.safetensors")) and process.poll() is None:
+            assert time.monotonic() < end
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(timeout=0.01)
         process.send_signal(signal.SIGKILL)
-        assert process.wait(timeout=60) == -signal.SIGKILL
+        assert process.wait(timeout=LIMIT_S) == -signal.SIGKILL
     assert any(store.glob("??/[!.]*.safetensors"))
     record = read_record(run)
     recipe = record.asked
