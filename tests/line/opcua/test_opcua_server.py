@@ -288,7 +288,8 @@ def test_recipe_is_prepared(supervisor):
             supervisor.send(Answer(token=command.token, done=True, message="prepared"))
             internal, completed, error = await call
             assert (internal.Id, completed, error) == ("nut", True, 0)
-            assert (await client.event("RecipePrepared")).InternalId.Id == "nut"
+            while (await client.event("RecipePrepared")).InternalId.Id != "nut":
+                pass  # In the first test of a server, the recipe `gear` is prepared, too.
             for done in (True, False):
                 call = asyncio.ensure_future(client.call("RecipeManagement/UnprepareRecipe", *recipe))
                 command = await supervisor.expect(Command)
