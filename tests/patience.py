@@ -10,7 +10,7 @@ from itertools import count
 
 LIMIT_S = 300.0
 """Seconds to wait for something that must happen. Only a broken product reaches this, on the slowest machine."""
-_FIRST, _NUMBER = 10_000, 20_000  # Linux gives ports from 32768 on to connections and to servers with port 0.
+_FIRST, _NUMBER = 20_000, 12_000  # Ray gives its workers ports below 20000, and Linux connections those from 32768 on.
 _offsets = count(os.getpid() * 101)
 
 
