@@ -310,14 +310,15 @@ def paper(
     machine.torch_device()  # A device that does not exist is one error, not a failure of every row.
     make_folder(out, expected="a writable folder for the table", action="choose another --out")
 
-    def write(results: Results) -> None:
+    def write(results: Results) -> dict[str, Any]:
         table = make_table(results, options.departures)
         _write(out / "paper.json", table)
         with atomic_write(out / "paper.md") as temporary:
             temporary.write_text(as_markdown(table), encoding="utf-8")
+        return table
 
     reporter = TerminalReporter()
-    table = make_table(measure_rows(data, out, options, reporter, write), options.departures)
+    table = measure_rows(data, out, options, reporter, write)
     reporter.close()
     click.echo(as_text(table))
     failed = any("failed" in result for row in table["rows"] for result in row["categories"].values())

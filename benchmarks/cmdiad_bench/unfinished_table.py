@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from cmdiad_runtime.errors import CmdiadError
 
 _Names = TypeVar("_Names", bound=tuple[Hashable, ...])
+_Table = TypeVar("_Table")
 
 MISSING = "missing"
 """Key of a result that is not measured yet."""
@@ -25,25 +26,26 @@ class Part(NamedTuple):
     measure: Callable[[], dict[str, Any]]
 
 
-def fill(parts: Mapping[_Names, Part], write: Callable[[dict[Any, Any]], None]) -> dict[Any, Any]:
+def fill(parts: Mapping[_Names, Part], write: Callable[[dict[Any, Any]], _Table]) -> _Table:
     """Measure the parts of a table one after the other.
 
     Args:
         parts: Parts by the names of row, column and so on; each has equally many names.
-        write: Writer of the table, called with the results before the first part is measured and after each new result,
-            because all of them may take days.
+        write: Function that writes the table of the results and returns it. The results are mappings by the first name,
+            the second one and so on. It is called before the first part is measured and after each new result, because
+            all of them may take days.
 
     Returns:
-        Results in mappings by the first name, the second one and so on.
+        The table of all results.
     """
     results = {names: _kept(part) for names, part in parts.items()}
-    write(_nested(results))
+    table = write(_nested(results))
     for names, part in parts.items():
         result = part.measure()
         if result != results[names]:
             results[names] = result
-            write(_nested(results))
-    return _nested(results)
+            table = write(_nested(results))
+    return table
 
 
 def missing_lines(missing: Mapping[str, Sequence[str]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -109,17 +110,17 @@ def methods(  # noqa: PLR0913 - one parameter for each option
     machine.torch_device()  # A device that does not exist is one error, not a failure of every method.
     make_folder(out, expected="a writable folder for the tables", action="choose another --out")
 
-    def write(results: Results) -> None:
+    def write(results: Results) -> dict[str, Any]:
         record = comparison(chosen, results, choice.settings)
         write_json(out / "methods.json", record)
         for name, text in (("methods.md", as_markdown(record)), ("methods.html", render(record))):
             with atomic_write(out / name) as temporary:
                 temporary.write_text(text, encoding="utf-8", newline="\n")
+        return record
 
     reporter = TerminalReporter()
-    results = measure_methods(chosen, categories, out, MeasureOptions(machine, runs), reporter, write)
+    record = measure_methods(chosen, categories, out, MeasureOptions(machine, runs), reporter, write)
     reporter.close()
-    record = comparison(chosen, results, choice.settings)
     click.echo(as_text(record))
     failed = any("failed" in result for one in record["methods"] for result in one["categories"].values())
     return RunError.exit_code if failed else 0

@@ -82,8 +82,8 @@ def measure_methods(
     out: Path,
     options: MeasureOptions,
     reporter: Reporter,
-    write: Callable[[Results], None],
-) -> Results:
+    write: Callable[[Results], dict[str, Any]],
+) -> dict[str, Any]:
     """Measure every method on every category, once for each seed.
 
     A result is kept in `out/results` with a digest of program, recipe, weights and data, and is used again as long as
@@ -96,10 +96,11 @@ def measure_methods(
         out: Folder of results, runs and bundles.
         options: Settings.
         reporter: Receiver of progress.
-        write: Writer of the tables, called before the first training and after each one.
+        write: Function that writes the tables and returns their record, called before the first training and after each
+            one.
 
     Returns:
-        Figures, the failure or the absent sensors by method, category and seed.
+        The record of all results.
 
     Raises:
         OutputError: `out` has results of another recipe or other data, which would be replaced.

@@ -45,7 +45,7 @@ def comparison(
 
     Args:
         methods: Methods.
-        results: Result of `measure_methods`, which may be incomplete.
+        results: Results by method, category and seed, as `measure_methods` passes them to `write`; some may be missing.
         settings: Settings of the trainings.
     """
     return {

@@ -67,8 +67,8 @@ class PaperOptions:
 
 
 def measure_rows(
-    data: Path, out: Path, options: PaperOptions, reporter: Reporter, write: Callable[[Results], None]
-) -> Results:
+    data: Path, out: Path, options: PaperOptions, reporter: Reporter, write: Callable[[Results], dict[str, Any]]
+) -> dict[str, Any]:
     """Train and evaluate every row on every category.
 
     A result is kept in `out/results` with a digest of program, recipe, weights and data, and is used again as
@@ -80,10 +80,10 @@ def measure_rows(
         out: Folder of the table, the results and the runs.
         options: Rows, categories and settings.
         reporter: Receiver of progress.
-        write: Writer of the table, called before the first training and after each one.
+        write: Function that writes the table and returns it, called before the first training and after each one.
 
     Returns:
-        Figures or the failure by row and category.
+        The table of all results.
 
     Raises:
         RunError: The data set or a category does not exist.

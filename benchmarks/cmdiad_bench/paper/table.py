@@ -17,7 +17,7 @@ def make_table(results: Mapping[str, Mapping[str, Any]], departures: Mapping[str
     """Return the table as JSON-ready values.
 
     Args:
-        results: Result of `measure_rows`, which may be incomplete.
+        results: Results by row and category, as `measure_rows` passes them to its `write`; some may be missing.
         departures: Settings that depart from the paper.
     """
     categories = list(next(iter(results.values()), {}))
