@@ -39,7 +39,7 @@ time.monotonic_ns = lambda: clock() + later_ns[0]
 signal.signal(signal.SIGUSR1, lambda *_: later_ns.append(later_ns.pop() + 61 * 10**9))
 serve(link_from_descriptor(int(sys.argv[1])), SimpleNamespace(modbus=Modbus(port=0, silent_ms=60_000), gpio=None))
 """
-"""The process under test. For it, the signal SIGUSR1 lets more time pass than a supervisor may be silent."""
+"""Program of the process under test. SIGUSR1 advances its clock by 61 s; a supervisor may be silent for 60 s."""
 
 
 class PatientPlc(PlcClient):

@@ -452,9 +452,9 @@ def test_copy_of_the_inspected_image_is_prepared_like_it(dark_pairs: Path, seen:
 def test_registered_image_is_cut_out_with_the_pose_of_the_inspected_one(
     dark_pairs: Path, seen: Preprocessing, pixels: int
 ) -> None:
-    """The second image is a ramp: the values of a pixel state its column and row.
+    """Compare the place of each pixel of the cut-out with the place that the pose of the inspected part gives.
 
-    Each pixel of the cut-out must have the column and row that the pose of the inspected part gives for its place.
+    Two channels of the second image contain the column and the row of each pixel.
     """
     assert seen.part is not None
     turns = []

@@ -128,7 +128,10 @@ def test_data_set_that_has_moved_is_named(data: Path, candidate: Path, tmp_path:
 def test_joint_categories_that_are_not_next_to_the_folder_of_a_link_are_named(
     data: Path, run: Path, candidate: Path, tmp_path: Path
 ) -> None:
-    """The record has the real folder. Next to it, the categories of the run are absent or others of the same names."""
+    """The category was trained through a link of another name, but the record has its real folder.
+
+    At first no folder next to the real one has the name of a category of the run. Then other folders have these names.
+    """
     links, real, joint = tmp_path / "links", tmp_path / "real", tmp_path / "joint"
     for place in (links / "nut", real / "gear"):
         shutil.copytree(data / "gear", place)

@@ -89,7 +89,7 @@ def test_contradictions_are_refused(store: Path, arguments: tuple[object, ...], 
 
 @pytest.mark.parametrize("family", ["trd", "auto"])
 def test_a_row_of_another_family_is_refused_by_name(tmp_path: Path, family: str) -> None:
-    """The user passed `--paper`, so the error names it, and not the option `--hallucination` that the row sets."""
+    """The error names `--paper`, which the user typed. It does not name `--hallucination`, which the row sets."""
     ended = command(cli, tmp_path, "--paper", "rgb-f2f", "--family", family)
     assert ended.code == 2
     assert "Error: --paper is an option of the family bank, not of trd." in ended.err

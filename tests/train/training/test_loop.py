@@ -49,7 +49,7 @@ class Mean:
 
 
 class SlowMean(Mean):
-    """The task `Mean` on an artificial clock, on which each step takes a fixed time.
+    """The task `Mean`, with a clock that only its steps advance.
 
     Args:
         monkeypatch: Replaces the clock of the training loop.
