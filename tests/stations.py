@@ -34,7 +34,7 @@ from cmdiad_line.transport.messages import (
     Trigger,
     Triggered,
 )
-from patience import LIMIT_S
+from patience import LIMIT_S, wait_until
 
 
 def write_station_file(folder: Path, bundle: Path, data: Path, **changes: Mapping[str, Any]) -> Path:
@@ -289,23 +289,16 @@ class RunningStation:
     def wait_ok(self) -> None:
         """Wait until the station is ready and finds a good part OK."""
         self.plc.wait_ready()
-        wait_for(lambda: self.plc.inspect().verdict == "OK")
+        wait_until(lambda: self.plc.inspect().verdict == "OK")
 
     def wait_stage(self, part: int, stage: str) -> None:
-        wait_for(lambda: self.stage(part) == stage)
+        wait_until(lambda: self.stage(part) == stage)
 
     def _run(self) -> None:
         try:
             self.exit_code = start_module.run_station(self.station)
         except BaseException as error:
             self.error = error
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < limit, "this has not happened in time"
-        time.sleep(0.005)
 
 
 @contextmanager

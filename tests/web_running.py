@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,19 +21,8 @@ from cmdiad_line.transport.link import Link, LinkClosedError, link_pair
 from cmdiad_line.transport.messages import Alive, Answer, Command, End, Message, Ready, StationState, Trigger, Triggered
 from cmdiad_line.web import connections, desk, process
 from cmdiad_line.web.address_file import ADDRESS_FILE
-from patience import LIMIT_S
+from patience import LIMIT_S, wait_until
 from web_doubles import READY, StationRecords, make_result
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    """Return the first true value of a condition."""
-    end = time.monotonic() + LIMIT_S
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.01)
-    pytest.fail(f"waited in vain for {what}")
 
 
 class RunningWeb:

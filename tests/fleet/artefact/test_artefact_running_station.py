@@ -30,7 +30,8 @@ from cmdiad_runtime.support.reporter import SILENT
 from graphs import tiny_bundle
 from helpers import Ended, assert_refused, command, set_threshold
 from mqtt_broker import write_certificates
-from stations import RunningStation, running_station, wait_for, write_station_file
+from patience import wait_until
+from stations import RunningStation, running_station, write_station_file
 from web_running import RunningWeb, running_web
 
 
@@ -87,7 +88,7 @@ def line(exported: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     file = write_station_file(folder, bundle, data / "gear" / "train", web=web)
     with running_station(file) as running:
         running.plc.wait_ready()
-        wait_for(lambda: running.runs("web"))
+        wait_until(lambda: running.runs("web"))
         yield Line(running, folder, bundle, other)
 
 
@@ -199,7 +200,7 @@ def test_a_station_that_is_not_ready_returns_to_the_recipe_from_before(
             if name == "activate":
                 active = chosen if recipe_id == "gear-7" else recipe_id
                 web.state_is(recipe_id=active, phase="not-ready", message="The camera is away.")
-                wait_for(lambda: interface.readiness().recipe_id == active)
+                wait_until(lambda: interface.readiness().recipe_id == active)
 
         monkeypatch.setattr(Interface, "_order", order)
         ended = pull_tiny(web, tmp_path)
@@ -213,14 +214,14 @@ def test_ready_with_another_bundle_of_the_same_id_is_not_ready(tmp_path: Path, m
     monkeypatch.setattr(interface_module, "READY_S", 0.0)
     with scripted(tmp_path) as web:
         web.state_is(recipe_id="gear-7", bundle_digest="0" * 64)
-        wait_for(lambda: Interface(web.state, "x").readiness().recipe_id == "gear-7")
+        wait_until(lambda: Interface(web.state, "x").readiness().recipe_id == "gear-7")
         assert_refused(pull_tiny(web, tmp_path), 11, "0" * 64)
 
 
 def test_a_station_that_is_not_ready_receives_nothing(tmp_path: Path) -> None:
     with scripted(tmp_path) as web:
         web.state_is(phase="not-ready", reason="camera-gone", message="The camera is away.")
-        wait_for(lambda: not Interface(web.state, "x").readiness().ready)
+        wait_until(lambda: not Interface(web.state, "x").readiness().ready)
         assert_refused(pull_tiny(web, tmp_path), 11, "The camera is away", "stop the station")
         assert not orders(web)
         assert not RecipeStore(web.state).list()
@@ -266,7 +267,7 @@ def test_the_outcome_of_an_activation_without_an_answer_is_looked_up(
         assert_refused(pull_tiny(web, tmp_path), 11, "not ready with gear-7", "active recipe: gear")
         digest = RecipeStore(web.state).recipe("gear-7").bundle_digest
         web.state_is(recipe_id="gear-7", bundle_digest=digest)
-        wait_for(lambda: Interface(web.state, "x").readiness().recipe_id == "gear-7")
+        wait_until(lambda: Interface(web.state, "x").readiness().recipe_id == "gear-7")
         name = f"oci:{tmp_path}/tiny.tar:7"
         assert pull(name, web.state, "gear-7", "--activate", "--station-token", tmp_path / "token").code == 0
 

@@ -18,8 +18,8 @@ import cmdiad_line.supervisor.supervisor as supervisor_module
 from cmdiad_line.supervisor.child import Child
 from cmdiad_line.transport.messages import Trigger
 from lanes import long
-from patience import LIMIT_S, refusing_port
-from stations import RunningStation, running_station, wait_for, write_station_file
+from patience import LIMIT_S, refusing_port, wait_until
+from stations import RunningStation, running_station, write_station_file
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_records_and_pictures_are_for_the_account_of_the_station_alone(station):
     state = station.station.state
     station.faults.write_text("noise\n")
     assert station.plc.inspect().verdict == "NG"
-    wait_for(lambda: any((state / "pictures").rglob("result.json")))
+    wait_until(lambda: any((state / "pictures").rglob("result.json")))
     entries = [state, *state.glob("records.sqlite*"), *(state / "pictures").rglob("*")]
     assert [entry for entry in entries if entry.exists() and entry.stat().st_mode & 0o077] == []
 
@@ -207,7 +207,7 @@ def test_hung_engine_is_killed_after_its_deadline(own_folder):
             let_time_pass(station, part)
             result = station.plc.result(part)
             assert (result.verdict, result.reason) == ("NG", "deadline")
-            wait_for(lambda: station.runs("inspection", but=process))
+            wait_until(lambda: station.runs("inspection", but=process))
         states = station.plc.states
         station.plc.wait_for(lambda: states[-1].phase == "ready" and states[-1].counters["restarts"] >= 1)
         assert states[-1].counters["rows_lost"] == 0
@@ -228,7 +228,7 @@ def test_idle_process_without_a_sign_of_life_is_replaced(own_folder, name):
         with station.frozen(name):
             child = station.hub.child(name)
             assert child is not None
-            wait_for(lambda: silent(child, process, station))
+            wait_until(lambda: silent(child, process, station))
         station.wait_ok()
 
 
@@ -251,7 +251,7 @@ def test_process_that_ends_again_and_again_ends_the_station(own_folder):
         station.plc.wait_ready()
         first = station.pid("acquisition")
         station.kill("acquisition")
-        wait_for(lambda: station.runs("acquisition", but=first))
+        wait_until(lambda: station.runs("acquisition", but=first))
         station.kill("acquisition")
         assert station.wait() == supervisor_module.GAVE_UP
         station.plc.wait_for(lambda: station.plc.state().phase == "failed")
@@ -283,7 +283,7 @@ def test_broker_that_is_away_stops_no_part(own_folder):
         running_station(write_station_file(*own_folder, mqtt={"host": "127.0.0.1", "port": port})) as station,
     ):
         station.plc.wait_ready()
-        wait_for(lambda: station.runs("mqtt"))
+        wait_until(lambda: station.runs("mqtt"))
         process = station.pid("mqtt")
         for _ in range(3):
             station.wait_ok()

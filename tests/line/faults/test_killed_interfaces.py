@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lanes import some
-from patience import free_port
-from stations import RunningStation, running_station, wait_for, write_station_file
+from patience import free_port, wait_until
+from stations import RunningStation, running_station, write_station_file
 
 INTERFACES = ("opcua", "mqtt", "web")
 """The PLC process is killed in tests/line/plc/test_plc_station.py."""
@@ -22,7 +22,7 @@ def station(exported, data: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     file = write_station_file(folder, exported("rgb"), data / "gear" / "train", **sections)
     with running_station(file) as running:
         running.plc.wait_ready()
-        wait_for(lambda: all(running.runs(name) for name in INTERFACES))
+        wait_until(lambda: all(running.runs(name) for name in INTERFACES))
         yield running
 
 
@@ -30,7 +30,7 @@ def kill(station: RunningStation, name: str) -> None:
     """Kill a process, and wait until another one takes its orders."""
     killed = station.pid(name)
     station.kill(name)
-    wait_for(lambda: station.runs(name, but=killed))
+    wait_until(lambda: station.runs(name, but=killed))
 
 
 @pytest.mark.parametrize("name", some(INTERFACES, ["mqtt", "web"]))

@@ -11,7 +11,8 @@ import pytest
 
 from cmdiad_line.worker import REAL_TIME
 from cmdiad_runtime.support.scheduling import take_real_time_priority
-from stations import RunningStation, running_station, wait_for, write_station_file
+from patience import wait_until
+from stations import RunningStation, running_station, write_station_file
 
 pytestmark = pytest.mark.filterwarnings("default::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -65,7 +66,7 @@ def test_killed_process(station, phase, victim):
         station.wait_stage(part, phase)
         killed = station.pid(victim)
         station.kill(victim)
-        wait_for(lambda: station.runs(victim, but=killed))
+        wait_until(lambda: station.runs(victim, but=killed))
     result = station.plc.result(part)
     reason = EXPECTED[phase, victim]
     assert (result.verdict, result.reason) == (("NG", reason) if reason else ("OK", ""))

@@ -25,7 +25,7 @@ from cmdiad_line.mqtt.sparkplug_payload import DataType, Metric, encode
 from cmdiad_line.transport.link import LinkClosedError, link_pair
 from cmdiad_line.transport.messages import Alive, Answer, Command, End, Failed, Trigger, Triggered
 from mqtt_broker import Broker, write_certificates
-from patience import LIMIT_S
+from patience import LIMIT_S, wait_until
 from sparkplug_messages import decode
 from station_messages import part_result, station_state
 
@@ -48,13 +48,6 @@ finally:
     link.close()
 """
 TOPIC = "cmdiad/cell-1"
-
-
-def wait_until(condition, what):
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end, f"not within {LIMIT_S:g} s: {what}"
-        time.sleep(0.01)
 
 
 class Process:

@@ -20,7 +20,7 @@ from cmdiad_line.transport.link import Link, link_pair
 from cmdiad_line.transport.messages import Alive, End, Ready, Trigger, Triggered
 from cmdiad_runtime.errors import CmdiadError
 from cmdiad_runtime.support.records import RecordError
-from patience import LIMIT_S
+from patience import LIMIT_S, wait_until
 from station_messages import part_result, station_state
 
 gpiod = pytest.importorskip("gpiod", reason="needs the package gpiod")
@@ -160,13 +160,6 @@ class LivingRequest(FakeRequest):
         super().release()
         os.close(self.fd)
         os.close(self._wake)
-
-
-def wait_until(condition):
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end, f"the condition did not hold within {LIMIT_S:g} s"
-        time.sleep(0.002)
 
 
 def test_part_is_inspected_by_lines_only(monkeypatch):

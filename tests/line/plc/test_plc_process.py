@@ -14,19 +14,12 @@ from cmdiad_line.cli.line import cli
 from cmdiad_line.plc.program import PlcProgram
 from cmdiad_line.plc.simulator import PlcConnectionError, run_program
 from cmdiad_runtime.errors import CmdiadError
-from patience import LIMIT_S, refusing_port
+from patience import LIMIT_S, refusing_port, wait_until
 from plc_process import PatientPlc, StandInSupervisor
 
 
 def every_third(acquisition_id):
     return "NG" if acquisition_id % 3 == 0 else "OK"
-
-
-def wait_until(condition):
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end, f"the condition did not hold within {LIMIT_S:g} s"
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 
 from cmdiad_line.plc.program import PlcProgram
 from cmdiad_line.plc.simulator import PlcConnectionError, run_program
-from patience import LIMIT_S, free_port
+from patience import LIMIT_S, free_port, wait_until
 from plc_process import PatientPlc
-from stations import wait_for, write_station_file
+from stations import write_station_file
 
 RUN = "import sys; from cmdiad_line.cli.line import main; sys.argv[0] = 'cmdiad-line'; main()"
 
@@ -101,7 +101,7 @@ def test_plc_process_killed_with_a_part_in_work(station, plc):
         part = plc.wait(lambda outputs: "trigger_ack" in outputs.bits).trigger_id
         killed = process_of(station, "plc")
         os.kill(killed, signal.SIGKILL)
-        wait_for(lambda: reconnected(plc))
+        wait_until(lambda: reconnected(plc))
         assert process_of(station, "plc") != killed
         outputs = plc.wait(lambda outputs: "online" in outputs.bits)
         assert (outputs.result, "job_pass" in outputs.bits) == (None, False)

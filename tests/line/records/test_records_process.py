@@ -34,7 +34,7 @@ from cmdiad_line.transport.messages import (
     Reserve,
 )
 from cmdiad_runtime.errors import CmdiadError, OutputError
-from patience import LIMIT_S
+from patience import LIMIT_S, wait_until
 from record_rows import a_record, a_rejected
 
 
@@ -273,10 +273,7 @@ def test_rows_that_wait_are_stored_without_another_message(tmp_path, monkeypatch
 
         monkeypatch.setattr(Database, "transaction", full)
         supervisor.link.send(a_rejected(1))
-        end = time.monotonic() + LIMIT_S
-        while len(tries) < 2:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_until(lambda: len(tries) >= 2)
         monkeypatch.setattr(Database, "transaction", whole)
         assert supervisor.wait() == Recorded(acquisition_id=1)
 

@@ -16,9 +16,9 @@ from PIL import Image
 from cmdiad_line.accounts.store import AccountStore
 from cmdiad_line.web import desk
 from cmdiad_line.web.desk import SILENCE_S
-from patience import LIMIT_S
+from patience import LIMIT_S, wait_until
 from web_doubles import PASSWORD, png
-from web_running import RunningWeb, running_web, wait_until
+from web_running import RunningWeb, running_web
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

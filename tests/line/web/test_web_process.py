@@ -26,9 +26,9 @@ from cmdiad_line.transport.link import Link, link_pair
 from cmdiad_line.transport.messages import Alive, Failed
 from cmdiad_line.web import guard, process
 from cmdiad_line.web.connections import StationConnection
-from patience import LIMIT_S
+from patience import LIMIT_S, wait_until
 from web_doubles import PASSWORD, READY, form_token
-from web_running import make_station, running_web, wait_until
+from web_running import make_station, running_web
 
 
 def test_the_process_serves_reads_its_link_and_ends(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_connection_waits_for_a_request_for_a_limited_time(tmp_path: Path) -> 
 
 
 def test_a_request_in_work_is_no_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time for a request ends while one is answered."""
+    """A connection whose request is being answered stays open when the time to send a request is over."""
     wait, opened = StationConnection._wait, list[StationConnection]()
     monkeypatch.setattr(StationConnection, "_wait", lambda connection: (opened.append(connection), wait(connection)))
     with (

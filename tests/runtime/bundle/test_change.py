@@ -30,7 +30,7 @@ from cmdiad_runtime.support import files
 from cmdiad_runtime.support.folder_owner import take_folder
 from graphs import tiny_bundle
 from helpers import assert_refused, command, flip_byte
-from patience import LIMIT_S
+from patience import LIMIT_S, wait_until
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 
@@ -98,10 +98,7 @@ def test_readers_always_find_a_whole_bundle(bundle: Path) -> None:
     reader.start()
     for _ in range(40):
         change_bundle(bundle, _raised)
-    end = time.monotonic() + LIMIT_S
-    while not opened and not problems:  # The other thread may not have had a processor yet.
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: opened or problems)  # The other thread may not have had a processor yet.
     stop.set()
     reader.join()
     assert problems == []

@@ -8,7 +8,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ from graphs import cloud_expected, cloud_graph, cloud_inputs
 from helpers import python
 from kserve_server import MANY, Fault, KServeServer, Protocol, kserve, read_config
 from mqtt_broker import write_certificates
-from patience import LIMIT_S
+from patience import LIMIT_S, wait_until
 from served import add_model
 
 WAYS = [("grpc", False), ("grpc", True), ("http", False)]
@@ -160,14 +160,7 @@ def test_a_server_that_dies_during_an_inference_is_no_answer(model: ServedModel,
 
 
 def _wait_for(server: KServeServer, verb: str, times: int) -> None:
-    _wait_until(lambda: server.calls.count(verb) >= times)
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end, "this has not happened in time"
-        time.sleep(0.01)
+    wait_until(lambda: server.calls.count(verb) >= times)
 
 
 # --- samples after which the engine stays refused
@@ -223,7 +216,7 @@ def test_another_model_is_noticed_although_other_lines_use_it(
             if meanwhile == "a new connection":
                 with pytest.raises(NoAnswerError):
                     engine.run(cloud_inputs(5))
-            _wait_until(lambda: engine._client is None or engine._client.lost)
+            wait_until(lambda: engine._client is None or engine._client.lost)
             server.start()
         server.load(model.name)
         server.count(model.name, 2 * MANY)
